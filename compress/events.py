@@ -1,0 +1,67 @@
+"""What happens during a run, as small data objects.
+
+Functions that take long accept ``report``, a callable that receives these. The command line draws
+them, a notebook may append them to a list, tests look at them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class StageStarted(Event):
+    """A stage begins; ``total`` counts its steps in ``unit`` (for example images), None if unknown."""
+
+    stage: str
+    total: int | None = None
+    unit: str = "images"
+
+
+@dataclass(frozen=True)
+class StageAdvanced(Event):
+    """``steps`` more steps of the current stage are done."""
+
+    stage: str
+    steps: int = 1
+
+
+@dataclass(frozen=True)
+class StageDone(Event):
+    """A stage has ended after ``seconds``."""
+
+    stage: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LayerDone(Event):
+    """One layer has been replaced (or left alone, with the reason)."""
+
+    name: str
+    method: str
+    ranks: tuple[int, ...]
+    error: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Note(Event):
+    """Something the user should know but that stops nothing."""
+
+    message: str
+
+
+Reporter = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """The reporter that drops everything.
+
+    Args:
+        event: ignored.
+    """
