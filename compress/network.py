@@ -41,11 +41,23 @@ class Preprocess:
         Returns:
             Float32 of shape (channels, height, width).
         """
+        return self.normalize(self.pixels(image))
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """Resize and crop one image: all of the preprocessing that can be stored in 8 bits.
+
+        Args:
+            image: any mode; one-channel networks get grey, all others RGB.
+
+        Returns:
+            Uint8 of shape (channels, height, width).
+        """
         image = image.convert("L" if len(self.mean) == 1 else "RGB")
         if self.resize is not None:
             image = tvf.resize(image, [self.resize], InterpolationMode(self.interpolation), antialias=True)
         image = tvf.center_crop(image, list(self.crop))
-        return self.normalize(tvf.pil_to_tensor(image))
+        pixels: Tensor = tvf.pil_to_tensor(image)
+        return pixels
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Scale uint8 pixels to [0, 1], then subtract the mean and divide by the deviation.
@@ -56,7 +68,8 @@ class Preprocess:
         Returns:
             Float32 of the same shape.
         """
-        return tvf.normalize(pixels.to(torch.float32) / 255, list(self.mean), list(self.std))
+        images: Tensor = tvf.normalize(pixels.to(torch.float32) / 255, list(self.mean), list(self.std))
+        return images
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-able values.

@@ -1,0 +1,5 @@
+"""``python -m cnncompress.cli``."""
+
+from cnncompress.cli import main
+
+main(prog_name="cnncompress")

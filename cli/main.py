@@ -1,0 +1,70 @@
+"""The group of commands; a model's name alone means ``compress``."""
+
+import click
+
+from cnncompress import __version__
+from cnncompress.cli.bench import bench
+from cnncompress.cli.compress import compress
+from cnncompress.cli.inspect import inspect
+from cnncompress.cli.models import models
+from cnncompress.errors import CompressError
+
+DEFAULT = "compress"
+INTERRUPTED = 130  # what shells report after Ctrl-C
+FAILED = 2
+
+
+class DefaultGroup(click.Group):
+    """Takes an unknown first word for an argument of the default command, and errors for one line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the default command's name in front where no command is named.
+
+        Args:
+            ctx: of this group.
+            args: the command line.
+
+        Returns:
+            What is left for the command.
+        """
+        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
+        if args and args[0] not in self.commands and args[0] not in own:
+            args = [DEFAULT, *args]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command; what a user can mend becomes one line and an exit code.
+
+        Args:
+            ctx: of this group.
+        """
+        try:
+            super().invoke(ctx)
+        except CompressError as error:
+            click.echo("error: " + " ".join(str(error).split()), err=True)
+            ctx.exit(FAILED)
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing was written", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(
+    cls=DefaultGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`cnncompress MODEL …` is short for `cnncompress compress MODEL …`.",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="cnncompress", message="%(prog)s %(version)s")
+def main() -> None:
+    r"""Make a trained convolutional network cheaper and faster.
+
+    \b
+    cnncompress vgg16 --speedup 4x
+    cnncompress vgg16 --speedup 4x --data photos/ --eval val/
+    cnncompress my_pkg.nets:build --checkpoint best.safetensors --speedup 3x --data calib/
+
+    Errors you can mend are one line on stderr and exit code 2.
+    """
+
+
+for command in (compress, inspect, models, bench):
+    main.add_command(command)

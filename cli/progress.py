@@ -1,0 +1,108 @@
+"""Events drawn on stderr: a live bar in a terminal, one line for each finished stage elsewhere."""
+
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from cnncompress.events import Event, LayerDone, Note, StageAdvanced, StageDone, StageStarted
+
+
+class Progress:
+    """A reporter and context manager; use it as ``report``."""
+
+    def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, soft_wrap=True, highlight=False)
+        self._quiet = quiet
+        self._tasks: dict[str, TaskID] = {}
+        self._counts: dict[str, int] = {}
+        self._units: dict[str, str] = {}
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            _Amount(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[detail]}", markup=False, style="dim"),
+            console=self._console,
+            transient=True,
+            disable=quiet or not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Draw one event.
+
+        Args:
+            event: of the toolkit; unknown kinds are ignored.
+        """
+        if self._quiet:
+            return
+        match event:
+            case StageStarted(stage, total, unit):
+                self._bars.start()
+                self._counts[stage], self._units[stage] = 0, unit
+                if stage in self._tasks:
+                    self._bars.remove_task(self._tasks[stage])
+                self._tasks[stage] = self._bars.add_task(stage, total=total, unit=unit, detail="")
+            case StageAdvanced(stage, steps) if stage in self._tasks:
+                self._counts[stage] += steps
+                self._bars.advance(self._tasks[stage], steps)
+            case LayerDone() if self._tasks:
+                self._bars.update(next(reversed(self._tasks.values())), detail=event.name)
+            case StageDone(stage, seconds):
+                if stage in self._tasks:
+                    self._bars.remove_task(self._tasks.pop(stage))
+                self._line(f"{stage}: {self._summary(stage, seconds)}")
+            case Note(message):
+                self._line(f"note: {message}", style="yellow")
+
+    def _line(self, text: str, style: str = "dim") -> None:
+        self._console.print(text, style=style, markup=False)
+
+    def _summary(self, stage: str, seconds: float) -> str:
+        count, unit = self._counts.get(stage, 0), self._units.get(stage, "")
+        if not count:
+            return f"{seconds:.1f} s"
+        return f"{amount(count, unit)} in {seconds:.1f} s, {amount(count / max(seconds, 1e-9), unit)}/s"
+
+
+class _Amount(ProgressColumn):
+    """How much is done, of how much, how fast."""
+
+    def render(self, task: Task) -> Text:
+        unit = task.fields["unit"]
+        done = amount(task.completed, unit) if task.completed else ""
+        if done and task.total is not None:
+            done = f"{amount(task.completed, unit, bare=unit != 'bytes')} of {amount(task.total, unit)}"
+        speed = f", {amount(task.speed, unit)}/s" if task.speed else ""
+        return Text(done + speed)
+
+
+def amount(value: float, unit: str, *, bare: bool = False) -> str:
+    """A number with its unit.
+
+    Args:
+        value: how many.
+        unit: for example ``"images"``; ``"bytes"`` become megabytes.
+        bare: leave the unit out.
+
+    Returns:
+        For example ``"24.1 images"`` or ``"63.8 MB"``.
+    """
+    if unit == "bytes":
+        return f"{value / 1e6:.1f} MB"
+    text = (
+        f"{value:.0f}"
+        if value == round(value) or value >= 100
+        else f"{value:.1f}"
+        if value >= 1
+        else f"{value:.2f}"
+    )
+    return text if bare or not unit else f"{text} {unit}"

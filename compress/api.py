@@ -1,0 +1,335 @@
+"""The whole run: calibrate, plan, factorize, evaluate, measure."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnncompress.arrays import choose_backend, to_array
+from cnncompress.data import Source, check_disjoint, open_source
+from cnncompress.decompositions import Factors, make
+from cnncompress.default_data import default_data
+from cnncompress.environment import environment
+from cnncompress.errors import ModelError
+from cnncompress.evaluate import Comparison, compare
+from cnncompress.events import Event, Note, Reporter, StageAdvanced, StageDone, StageStarted, silent
+from cnncompress.factorize import Context, factorize_, held_out_images, originals
+from cnncompress.folding import fold_batchnorms, foldable
+from cnncompress.image_source import ImageSource
+from cnncompress.inspect import LayerInfo, inspect_layers
+from cnncompress.loading import load
+from cnncompress.measure import latencies
+from cnncompress.network import Network, Preprocess
+from cnncompress.options import Options
+from cnncompress.output import write_results
+from cnncompress.plan import LayerPlan, Plan
+from cnncompress.prefix import Prefix
+from cnncompress.ranks import Candidate, choose_methods, choose_ranks
+from cnncompress.responses import Collector, enough_positions
+from cnncompress.summary import summarize
+
+__all__ = ["Options", "Result", "compress", "compress_model", "default_data", "load"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A compressed network.
+
+    Attributes:
+        model: plain torch layers, in evaluation mode.
+        network: the original.
+        plan: every decision.
+        report: what report.json holds.
+    """
+
+    model: nn.Module
+    network: Network
+    plan: Plan
+    report: dict[str, Any]
+
+    def save(self, path: str | Path, *, overwrite: bool = False, report: Reporter = silent) -> Path:
+        """Write model.safetensors, plan.json, model.onnx, report.json and report.html.
+
+        Args:
+            path: of a new folder.
+            overwrite: whether earlier results there may be replaced.
+            report: receives the progress.
+
+        Returns:
+            The folder.
+        """
+        return write_results(
+            path,
+            self.model,
+            self.plan.to_json(),
+            self.report,
+            self.network,
+            overwrite=overwrite,
+            progress=report,
+        )
+
+
+def compress_model(
+    model: nn.Module,
+    images: Source,
+    *,
+    speedup: float = 4.0,
+    eval_data: Source | None = None,
+    report: Reporter = silent,
+    **options: Any,
+) -> Result:
+    """Compress any torch network.
+
+    Args:
+        model: never changed.
+        images: calibration images, preprocessed batches or anything that
+            `cnncompress.data.open_source` reads; labels aren't needed.
+        speedup: original over compressed cost of the convolutions.
+        eval_data: images with labels, to measure the accuracy.
+        report: receives the progress.
+        **options: further fields of `Options`.
+
+    Returns:
+        The compressed network with its plan and report.
+    """
+    chosen = Options(speedup=speedup, **options)
+    raw = Preprocess()
+    opened = open_source(images, preprocess=None, limit=chosen.images, seed=chosen.seed)
+    first = next(iter(opened.batches(1))).images
+    channels, height, width = first.shape[1:]
+    plain = Preprocess(resize=None, crop=(height, width), mean=(0.0,) * channels, std=(1.0,) * channels)
+    shaped = raw if (channels, height, width) == (3, *raw.crop) else plain
+    network = Network(name=type(model).__name__, model=model, preprocess=shaped)
+    evaluation = (
+        open_source(eval_data, preprocess=shaped, need_labels=True) if eval_data is not None else None
+    )
+    return compress(network, opened, evaluation, chosen, report)
+
+
+def compress(
+    network: Network,
+    calibration: ImageSource | None,
+    evaluation: ImageSource | None,
+    options: Options,
+    report: Reporter = silent,
+) -> Result:
+    """Compress a network.
+
+    Args:
+        network: never changed.
+        calibration: images; None takes `default_data`.
+        evaluation: images with labels; None compares the two networks on held-out calibration images.
+        options: of the run.
+        report: receives the progress.
+
+    Returns:
+        The compressed network with its plan and report.
+    """
+    clock = _Clock(report)
+    device = torch.device(options.device)
+    backend = choose_backend(options.solver, device)
+    if calibration is None:
+        calibration, default_evaluation, note = default_data(network, options.images, options.seed)
+        evaluation = evaluation or default_evaluation
+        network = replace(network, notes=(*network.notes, *note))
+    if evaluation is not None:
+        check_disjoint(calibration, evaluation)
+    for note_text in network.notes:
+        clock(Note(note_text))
+
+    found = inspect_layers(network.model, network.input_size)
+    folded = foldable(found)
+    original = fold_batchnorms(network.model, folded).to(device).to(memory_format=torch.channels_last)
+    layers = inspect_layers(original, network.input_size)
+    collector = _calibrate(original, layers, calibration, options, clock)
+    plans = _plan(original, layers, collector, options)
+
+    compressed = fold_batchnorms(original, ())
+    prefix = Prefix(compressed, calibration, batch_size=options.batch_size, memory=options.memory)
+    context = Context(
+        collector=collector, prefix=prefix, holdout=options.holdout, seed=options.seed, backend=backend
+    )
+    factors = _factorize(compressed, layers, plans, context, clock)
+
+    comparison = _compare(original, compressed, network, calibration, evaluation, options, clock)
+    timed = (
+        latencies(original, compressed, network.input_size, repeats=10, report=clock)
+        if options.measure
+        else ()
+    )
+    plan = Plan(
+        network=network.name,
+        source=network.source,
+        input_size=network.input_size,
+        preprocess=network.preprocess.to_json(),
+        features=network.features,
+        categories=network.categories,
+        folded=folded,
+        layers=tuple(plans),
+        options=options.to_json(),
+        seed=options.seed,
+        data_hash=calibration.hash,
+        environment=environment(),
+    )
+    summary = summarize(
+        network=network,
+        plan=plan,
+        layers=layers,
+        original=network.model,
+        compressed=compressed,
+        collector=collector,
+        factors=factors,
+        comparison=comparison,
+        calibration=calibration,
+        evaluation=evaluation,
+        latency=timed,
+        timing=clock.seconds,
+    )
+    return Result(compressed.to("cpu"), network, plan, summary)
+
+
+class _Clock:
+    """Passes events on and keeps the seconds of each stage."""
+
+    def __init__(self, report: Reporter) -> None:
+        self._report = report
+        self._begun = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StageDone):
+            self._stages[event.stage] = self._stages.get(event.stage, 0.0) + event.seconds
+        self._report(event)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each stage, and in total so far."""
+        return {**self._stages, "total": time.perf_counter() - self._begun}
+
+
+def _calibrate(
+    original: nn.Module,
+    layers: Iterable[LayerInfo],
+    source: ImageSource,
+    options: Options,
+    report: Reporter,
+) -> Collector:
+    """One pass of the original network over the calibration images."""
+    stage, begun = "calibrate", time.perf_counter()
+    report(StageStarted(stage, len(source)))
+    eligible = [layer for layer in layers if layer.eligible]
+    if not options.include_linear and not options.only:
+        eligible = [layer for layer in eligible if layer.kind != "linear"]
+    fitted = max(1, round((1 - options.holdout) * len(source)))
+
+    def positions(layer: LayerInfo) -> int:
+        return options.positions or enough_positions(layer, images=fitted)
+
+    collector = Collector(eligible, positions=positions, seed=options.seed)
+    reference = next(original.parameters())
+    with torch.inference_mode(), collector.watching(original) as begin:
+        for batch in source.batches(options.batch_size):
+            begin(batch.indices.tolist())
+            original(batch.images.to(reference.device, reference.dtype, memory_format=torch.channels_last))
+            report(StageAdvanced(stage, len(batch.images)))
+    report(StageDone(stage, time.perf_counter() - begun))
+    return collector
+
+
+def _plan(
+    original: nn.Module, layers: tuple[LayerInfo, ...], collector: Collector, options: Options
+) -> list[LayerPlan]:
+    """A plan for every layer."""
+    if options.manual_plan is not None:
+        return _manual(layers, Path(options.manual_plan))
+    method = make(options.method, options.method_options)
+    methods, reasons = choose_methods(
+        layers, method, skip=options.skip, only=options.only, include_linear=options.include_linear
+    )
+    weights = originals(original, list(methods))
+    candidates = []
+    for layer in layers:
+        if layer.name in methods:
+            chosen = methods[layer.name]
+            moments = collector.moments(layer.name).map(lambda tensor: to_array(tensor, "numpy"))
+            candidates.append(
+                Candidate(
+                    layer=layer,
+                    method=chosen,
+                    energies=chosen.energies(layer, weights[layer.name][0], moments),
+                )
+            )
+    counted = [
+        layer for layer in layers if layer.kind == "conv2d" or options.include_linear or layer.name in methods
+    ]
+    plans = choose_ranks(
+        candidates,
+        total=sum(layer.macs for layer in counted),
+        fixed=sum(layer.macs for layer in counted if layer.name not in methods),
+        speedup=options.speedup,
+        rule=options.ranks,  # type: ignore[arg-type]  # checked by Options
+        step=options.step,
+        given=options.layer_ranks,
+    )
+    return [
+        plans.get(layer.name)
+        or LayerPlan(name=layer.name, method="none", reason=reasons.get(layer.name, layer.reason))
+        for layer in layers
+    ]
+
+
+def _manual(layers: tuple[LayerInfo, ...], path: Path) -> list[LayerPlan]:
+    """Methods and ranks of an earlier plan."""
+    earlier = {layer.name: layer for layer in Plan.read(path).layers}
+    known = {layer.name for layer in layers}
+    strangers = [name for name in earlier if name not in known]
+    if strangers:
+        raise ModelError(f"{path}: the plan names layer {strangers[0]}, which this network doesn't have")
+    return [
+        earlier.get(layer.name, LayerPlan(name=layer.name, method="none", reason="not in the plan"))
+        for layer in layers
+    ]
+
+
+def _factorize(
+    compressed: nn.Module,
+    layers: tuple[LayerInfo, ...],
+    plans: list[LayerPlan],
+    context: Context,
+    report: Reporter,
+) -> dict[str, Factors]:
+    stage, begun = "factorize", time.perf_counter()
+    report(StageStarted(stage, sum(plan.method != "none" for plan in plans), "layers"))
+    factors = factorize_(compressed, layers, plans, context, report)
+    report(StageDone(stage, time.perf_counter() - begun))
+    return factors
+
+
+def _compare(
+    original: nn.Module,
+    compressed: nn.Module,
+    network: Network,
+    calibration: ImageSource,
+    evaluation: ImageSource | None,
+    options: Options,
+    report: Reporter,
+) -> Comparison:
+    """On the evaluation images, or on those calibration images that were not fitted."""
+    only = None
+    if evaluation is None:
+        unreadable = {bad.key for bad in calibration.bad}
+        readable = [i for i, key in enumerate(calibration.keys) if key not in unreadable]
+        only = held_out_images(readable, share=options.holdout, seed=options.seed)
+    return compare(
+        original,
+        compressed,
+        evaluation if evaluation is not None else calibration,
+        features=network.features,
+        batch_size=options.batch_size,
+        only=only,
+        report=report,
+    )

@@ -1,0 +1,201 @@
+"""Original and compressed network side by side on the same images."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cnncompress.errors import DataError, NumericsError
+from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
+from cnncompress.image_source import ImageSource
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far two networks are apart on some images.
+
+    Attributes:
+        images: how many were compared.
+        output_relative_error: ||y - ŷ|| / ||y|| over all outputs.
+        feature_relative_error: the same for the last feature map, None if it isn't known.
+        cosine: mean cosine between the outputs.
+        top1_agreement: share of images with the same largest output; None if outputs are no scores.
+        correct_before: whether the original was right, one entry an image; None without labels.
+        correct_after: whether the compressed network was right.
+    """
+
+    images: int
+    output_relative_error: float
+    feature_relative_error: float | None
+    cosine: float
+    top1_agreement: float | None
+    correct_before: NDArray[np.bool_] | None
+    correct_after: NDArray[np.bool_] | None
+
+    def accuracy(self, dataset: str) -> dict[str, Any] | None:
+        """Top-1 accuracy of both networks in percent, with the interval of the paired difference.
+
+        Args:
+            dataset: one line that names the images.
+
+        Returns:
+            Entries of the report, or None without labels.
+        """
+        if self.correct_before is None or self.correct_after is None:
+            return None
+        drop, low, high = paired_drop(self.correct_before, self.correct_after)
+        return {
+            "dataset": dataset,
+            "n": self.images,
+            "top1_before": 100 * float(self.correct_before.mean()),
+            "top1_after": 100 * float(self.correct_after.mean()),
+            "drop_top1": drop,
+            "ci95_paired": [low, high],
+        }
+
+    def fidelity(self) -> dict[str, Any]:
+        """How faithful the compressed network is, whatever the labels.
+
+        Returns:
+            Entries of the report.
+        """
+        return {
+            "heldout_images": self.images,
+            "output_relative_error": self.output_relative_error,
+            "feature_relative_error": self.feature_relative_error,
+            "cosine": self.cosine,
+            "top1_agreement": self.top1_agreement,
+        }
+
+
+def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Drop of accuracy on the same images, in points, with its 95 % confidence interval.
+
+    Only images on which the networks differ tell anything (McNemar); the interval is that of the mean
+    of the paired differences -1, 0, 1.
+
+    Args:
+        before: whether the original was right, one entry an image.
+        after: whether the compressed network was right.
+
+    Returns:
+        The drop, and the interval's lower and upper end.
+    """
+    difference = before.astype(np.float64) - after.astype(np.float64)
+    drop = float(difference.mean())
+    half = 1.96 * float(difference.std(ddof=1)) / sqrt(len(difference)) if len(difference) > 1 else 1.0
+    return 100 * drop, 100 * (drop - half), 100 * (drop + half)
+
+
+@contextmanager
+def _last_output(model: nn.Module, name: str | None) -> Iterator[list[Tensor]]:
+    """Catches the output of one submodule."""
+    caught: list[Tensor] = []
+    if name is None:
+        yield caught
+        return
+    handle = model.get_submodule(name).register_forward_hook(lambda m, i, output: caught.append(output))
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+class _RelativeError:
+    """Streams ||a - b|| / ||a||."""
+
+    def __init__(self) -> None:
+        self._error = self._energy = 0.0
+
+    def add(self, reference: Tensor, other: Tensor) -> None:
+        difference = (reference.double() - other.double()).flatten()
+        self._error += float(difference @ difference)
+        self._energy += float(reference.double().flatten().square().sum())
+
+    @property
+    def value(self) -> float:
+        return sqrt(self._error / self._energy) if self._energy > 0 else 0.0
+
+
+def compare(
+    original: nn.Module,
+    compressed: nn.Module,
+    source: ImageSource,
+    *,
+    features: str | None = None,
+    batch_size: int = 10,
+    only: frozenset[int] | None = None,
+    report: Reporter = silent,
+) -> Comparison:
+    """Run both networks over the images.
+
+    Args:
+        original: in evaluation mode.
+        compressed: in evaluation mode.
+        source: the images; its labels, if any, give the accuracies.
+        features: submodule whose output is compared too.
+        batch_size: images run at a time.
+        only: positions of the images to take; all if None.
+        report: receives the progress.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        DataError: no image could be read.
+        NumericsError: an output is NaN or infinite.
+    """
+    stage, begun = "evaluate", time.perf_counter()
+    report(StageStarted(stage, len(only) if only is not None else len(source)))
+    outputs, maps = _RelativeError(), _RelativeError()
+    cosines: list[Tensor] = []
+    agree: list[Tensor] = []
+    before: list[Tensor] = []
+    after: list[Tensor] = []
+    with (
+        torch.inference_mode(),
+        _last_output(original, features) as features_original,
+        _last_output(compressed, features) as features_compressed,
+    ):
+        for batch in source.batches(batch_size):
+            images, labels = batch.images, batch.labels
+            if only is not None:
+                chosen = torch.tensor([int(i) in only for i in batch.indices])
+                if not bool(chosen.any()):
+                    continue
+                images, labels = images[chosen], labels[chosen] if labels is not None else None
+            reference = next(original.parameters())
+            ready = images.to(reference.device, reference.dtype, memory_format=torch.channels_last)
+            y, y_hat = original(ready), compressed(ready)
+            if not bool(torch.isfinite(y_hat).all()):
+                raise NumericsError("the compressed network's output holds NaN or infinity on real images")
+            outputs.add(y, y_hat)
+            if features is not None:
+                maps.add(features_original.pop(), features_compressed.pop())
+            flat, flat_hat = y.flatten(1).double(), y_hat.flatten(1).double()
+            cosines.append(torch.nn.functional.cosine_similarity(flat, flat_hat).cpu())
+            if y.ndim == 2:
+                agree.append((y.argmax(1) == y_hat.argmax(1)).cpu())
+                if labels is not None:
+                    before.append(y.argmax(1).cpu() == labels)
+                    after.append(y_hat.argmax(1).cpu() == labels)
+            report(StageAdvanced(stage, len(images)))
+    if not cosines:
+        raise DataError(f"no image could be read from {source.description}")
+    report(StageDone(stage, time.perf_counter() - begun))
+    return Comparison(
+        images=sum(len(c) for c in cosines),
+        output_relative_error=outputs.value,
+        feature_relative_error=maps.value if features is not None else None,
+        cosine=float(torch.cat(cosines).mean()),
+        top1_agreement=float(torch.cat(agree).double().mean()) if agree else None,
+        correct_before=torch.cat(before).numpy() if before else None,
+        correct_after=torch.cat(after).numpy() if after else None,
+    )

@@ -1,0 +1,198 @@
+"""Runs a plan over a network, layer by layer, shallow to deep, each on the compressed prefix."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cnncompress.arrays import to_array, to_tensor
+from cnncompress.decompositions import Factors, make
+from cnncompress.errors import DataError, NumericsError
+from cnncompress.events import LayerDone, Reporter, silent
+from cnncompress.inspect import LayerInfo
+from cnncompress.plan import LayerPlan
+from cnncompress.prefix import Prefix
+from cnncompress.responses import Collector, Responses, Samples
+from cnncompress.solvers import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What stays the same for all layers of a run.
+
+    Attributes:
+        collector: moments and samples of the original network.
+        prefix: runs the network that is being compressed.
+        holdout: share of the images that judge and are not fitted.
+        seed: draws those images.
+        backend: library of the solvers.
+    """
+
+    collector: Collector
+    prefix: Prefix
+    holdout: float
+    seed: int
+    backend: Literal["numpy", "cupy"]
+
+
+def held_out_images(indices: Sequence[int], *, share: float, seed: int) -> frozenset[int]:
+    """The images that judge: drawn by the seed, at least one, and at least one is left to fit.
+
+    Args:
+        indices: positions of the readable images in the list of all.
+        share: between 0 and 1.
+        seed: of the run.
+
+    Returns:
+        Positions of the held-out images.
+
+    Raises:
+        DataError: there are fewer than two images.
+    """
+    if len(indices) < 2:
+        raise DataError(
+            f"{len(indices)} calibration image can't be split into fitted and held-out ones; give at least 2"
+        )
+    count = min(max(1, round(share * len(indices))), len(indices) - 1)
+    drawn = np.random.default_rng((seed, 1)).choice(np.sort(indices), count, replace=False)
+    return frozenset(int(i) for i in drawn)
+
+
+def factorize_(
+    model: nn.Module,
+    layers: Sequence[LayerInfo],
+    plans: Sequence[LayerPlan],
+    context: Context | None,
+    report: Reporter = silent,
+) -> dict[str, Factors]:
+    """Replace the planned layers of a network, in place.
+
+    Args:
+        model: the original network's copy, BatchNorm folded; each layer is replaced as soon as it is
+            solved, so that the next one sees the compressed prefix.
+        layers: description of the layers.
+        plans: what happens to each, in the order of execution.
+        context: where responses come from; None if no planned method needs data.
+        report: receives a `LayerDone` for each layer.
+
+    Returns:
+        What the fit of each replaced layer found.
+    """
+    described = {layer.name: layer for layer in layers}
+    found: dict[str, Factors] = {}
+    for plan in plans:
+        if plan.method == "none":
+            report(LayerDone(plan.name, plan.method, (), None, plan.reason))
+            continue
+        factors = replace_layer_(model, described[plan.name], plan, context)
+        found[plan.name] = factors
+        error = factors.errors.get(factors.chosen)
+        report(LayerDone(plan.name, plan.method, plan.ranks, error, plan.reason))
+    return found
+
+
+def replace_layer_(model: nn.Module, layer: LayerInfo, plan: LayerPlan, context: Context | None) -> Factors:
+    """Fit one layer's replacement and put it in the layer's place.
+
+    Args:
+        model: changed in place.
+        layer: description of the layer.
+        plan: method and ranks.
+        context: where responses come from; None if the method needs no data.
+
+    Returns:
+        The factors, as arrays.
+
+    Raises:
+        NumericsError: the solution holds NaN or infinity.
+    """
+    method = make(plan.method, plan.options)
+    module = model.get_submodule(layer.name)
+    assert isinstance(module, nn.Conv2d | nn.Linear)
+    backend = context.backend if context is not None else "numpy"
+    weight, bias = _weight_and_bias(module)
+    responses = _responses(layer, context) if context is not None and method.needs_data else None
+    factors = method.fit(layer, to_array(weight, backend), to_array(bias, backend), responses, plan.ranks)
+    replacement = method.build(layer, plan.ranks)
+    load_(replacement, factors, like=module.weight)
+    if not all(bool(torch.isfinite(p).all()) for p in replacement.parameters()):
+        raise NumericsError(f"{layer.name}: {plan.method} gave NaN or infinity at ranks {plan.ranks}")
+    model.set_submodule(layer.name, replacement.eval())
+    return factors
+
+
+def _weight_and_bias(module: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
+    """Weight as (out, in, kh, kw) and bias, at least in float32: solutions of half precision are poor."""
+    weight = module.weight.detach()
+    weight = weight.to(torch.promote_types(weight.dtype, torch.float32)).contiguous()
+    if weight.ndim == 2:
+        weight = weight[:, :, None, None]
+    bias = module.bias.detach().to(weight.dtype) if module.bias is not None else weight.new_zeros(len(weight))
+    return weight, bias
+
+
+def _responses(layer: LayerInfo, context: Context) -> Responses:
+    """Targets from the original network and patches from the compressed prefix, at the same places."""
+    sampler = context.collector.sampler(layer.name)
+    patches, seen = [], list[int]()
+    for indices, inputs in context.prefix.inputs_of(layer.name):
+        patches.append(sampler.patches(inputs, indices))
+        seen.extend(indices)
+    target = context.collector.take_samples(layer.name)
+    patch = torch.cat(patches, dim=1)
+    per_image = patch.shape[1] // len(seen)
+    judges = held_out_images(seen, share=context.holdout, seed=context.seed)
+    held_out = torch.tensor([index in judges for index in seen]).repeat_interleave(per_image)
+    backend = context.backend
+
+    def samples(mask: Tensor) -> Samples:
+        return Samples(to_array(target[:, mask], backend), to_array(patch[:, mask], backend))
+
+    moments = context.collector.moments(layer.name)
+    arrays = moments.map(lambda tensor: to_array(tensor, backend))
+    return Responses(arrays, samples(~held_out), samples(held_out), layer.activation)
+
+
+def load_(replacement: nn.Sequential, factors: Factors, *, like: Tensor) -> None:
+    """Copy solved factors into a replacement, whose type and device become those of ``like``.
+
+    Fewer components than planned (a rank-deficient response has no more) are filled with zeros.
+
+    Args:
+        replacement: from the method's ``build``; changed in place.
+        factors: from its ``fit``.
+        like: gives type and device.
+    """
+    replacement.to(device=like.device, dtype=like.dtype)
+    with torch.no_grad():
+        for module, weight in zip(replacement, factors.weights, strict=True):
+            solved = to_tensor(weight, like).reshape([*weight.shape])
+            target = module.weight
+            assert isinstance(target, Tensor)
+            target.zero_()
+            target[tuple(slice(0, size) for size in solved.shape)] = solved
+        last = replacement[-1].bias
+        assert isinstance(last, Tensor)
+        last.copy_(to_tensor(factors.bias, like))
+
+
+def originals(model: nn.Module, names: Sequence[str]) -> Mapping[str, tuple[Array, Array]]:
+    """Weights and biases of layers as NumPy arrays.
+
+    Args:
+        model: the network.
+        names: of the layers.
+
+    Returns:
+        For each layer the weight (out, in, kh, kw) and the bias (out,).
+    """
+    found = {}
+    for name in names:
+        module = model.get_submodule(name)
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        weight, bias = _weight_and_bias(module)
+        found[name] = (to_array(weight, "numpy"), to_array(bias, "numpy"))
+    return found

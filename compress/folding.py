@@ -1,0 +1,44 @@
+"""Folds BatchNorm layers into the convolutions before them, exactly, on a copy."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from cnncompress.inspect import LayerInfo
+
+
+def foldable(layers: Iterable[LayerInfo]) -> tuple[tuple[str, str], ...]:
+    """Pairs of a layer and the BatchNorm that alone reads it.
+
+    Args:
+        layers: from `cnncompress.inspect.inspect_layers`.
+
+    Returns:
+        Names of layers and BatchNorms, in the order of execution.
+    """
+    return tuple((layer.name, layer.batchnorm) for layer in layers if layer.eligible and layer.batchnorm)
+
+
+def fold_batchnorms(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> nn.Module:
+    """A copy of the network with each pair merged into its layer.
+
+    Args:
+        model: left as it was.
+        pairs: names of layers and BatchNorms.
+
+    Returns:
+        A copy in evaluation mode; an identity stands where a BatchNorm was.
+    """
+    copy = deepcopy(model).eval()
+    for layer_name, norm_name in pairs:
+        layer, norm = copy.get_submodule(layer_name), copy.get_submodule(norm_name)
+        if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            copy.set_submodule(layer_name, fuse_conv_bn_eval(layer, norm))
+        elif isinstance(layer, nn.Linear) and isinstance(norm, nn.BatchNorm1d):
+            copy.set_submodule(layer_name, fuse_linear_bn_eval(layer, norm))
+        else:
+            continue
+        copy.set_submodule(norm_name, nn.Identity())
+    return copy

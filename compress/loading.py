@@ -1,0 +1,40 @@
+"""Loads what a run has written, without data and without pickle."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from cnncompress.errors import OutputError
+from cnncompress.models import rebuild
+from cnncompress.plan import Plan
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Load a compressed network.
+
+    Args:
+        path: folder that `Result.save` or the command line has written.
+        model: the original architecture with any weights, needed only where it came from the user's own
+            code; never changed.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        OutputError: the folder can't be read.
+    """
+    folder = Path(path)
+    plan = Plan.read(folder / "plan.json")
+    network = plan.build(model if model is not None else rebuild(plan.source))
+    weights = folder / "model.safetensors"
+    try:
+        state = load_file(weights)
+    except (OSError, SafetensorError) as problem:
+        raise OutputError(f"{weights}: can't be read: {problem}") from None
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        name = (missing or unexpected)[0]
+        raise OutputError(f"{weights}: doesn't fit plan.json beside it, for example at {name}; run again")
+    return network

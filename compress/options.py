@@ -1,0 +1,85 @@
+"""The options of a run, all JSON-able."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any, Literal
+
+from cnncompress.errors import OptionError, unknown_name
+from cnncompress.ranks import RULES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user may choose.
+
+    Attributes:
+        speedup: original cost over compressed cost, in multiply-accumulates of the convolutions.
+        method: name of a decomposition.
+        method_options: for its fields.
+        ranks: ``"greedy"``, ``"uniform"``, ``"joint"``, or ``"manual"`` to take them from a plan.
+        manual_plan: path of that plan.json.
+        align: ranks are multiples of this; ``"auto"`` lets the device decide.
+        skip: patterns of layer names that stay as they are.
+        only: patterns of the layer names that may change; all if empty.
+        layer_ranks: ranks of single layers.
+        include_linear: count and compress linear layers too.
+        images: calibration images, at most.
+        positions: sampled positions an image and layer; None takes as many as each layer needs.
+        holdout: share of the calibration images that judge the solutions.
+        batch_size: images run at a time.
+        memory: bytes that cached activations may take.
+        solver: ``"auto"``, ``"numpy"`` or ``"cupy"``.
+        device: torch device that runs the network.
+        seed: of everything that is drawn.
+        measure: time both networks.
+    """
+
+    speedup: float = 4.0
+    method: str = "gsvd3d"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    ranks: str = "greedy"
+    manual_plan: str | None = None
+    align: int | Literal["auto"] = "auto"
+    skip: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    layer_ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    include_linear: bool = False
+    images: int = 300
+    positions: int | None = None
+    holdout: float = 0.2
+    batch_size: int = 10
+    memory: int = 1_000_000_000
+    solver: str = "auto"
+    device: str = "cpu"
+    seed: int = 0
+    measure: bool = True
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.speedup) and self.speedup > 1):
+            raise OptionError(f"speedup must be greater than 1, got {self.speedup:g}; try 2x or 4x")
+        if self.ranks not in (*RULES, "manual"):
+            raise OptionError(unknown_name("rank rule", self.ranks, (*RULES, "manual")))
+        if (self.ranks == "manual") != (self.manual_plan is not None):
+            raise OptionError("ranks 'manual' and a plan file belong together; give both or neither")
+        if not 0 < self.holdout < 1:
+            raise OptionError(f"holdout must lie between 0 and 1, got {self.holdout:g}")
+        if self.align != "auto" and self.align < 1:
+            raise OptionError(f"align must be at least 1 or 'auto', got {self.align}")
+        for name in ("images", "positions", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} must be at least 1, got {value}")
+
+    @property
+    def step(self) -> int:
+        """What ranks are multiples of. Eight float32 fill a vector register of current CPUs and GPUs."""
+        return 8 if self.align == "auto" else self.align
+
+    def to_json(self) -> dict[str, Any]:
+        """The resolved options.
+
+        Returns:
+            JSON-able values.
+        """
+        return {**asdict(self), "align": self.step}

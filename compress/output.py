@@ -1,0 +1,109 @@
+"""Everything a run leaves behind, in one folder that appears whole or not at all."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cnncompress.events import Note, Reporter, StageDone, StageStarted, silent
+from cnncompress.export import ExportError, write_onnx, write_safetensors
+from cnncompress.folder import atomic_folder
+from cnncompress.memory import peak_rss_mb
+from cnncompress.network import Network
+from cnncompress.report import render_html
+
+
+def write_results(
+    folder: str | Path,
+    model: nn.Module,
+    plan: Mapping[str, Any],
+    report: Mapping[str, Any],
+    network: Network,
+    *,
+    overwrite: bool = False,
+    progress: Reporter = silent,
+) -> Path:
+    """Write model.safetensors, plan.json, model.onnx, report.json and report.html.
+
+    A network that has no ONNX form is written without it, with a note in the report and to ``progress``:
+    the results of a long run are worth more than one of their formats. A folder that must not be replaced
+    or can't be written is an `OutputError`, and nothing is left behind.
+
+    Args:
+        folder: to be written.
+        model: the compressed network.
+        plan: what `Plan.to_json` returns.
+        report: what report.json shall hold (schema 1); the input's size, the time of saving, the peak memory
+            so far and, where needed, a note are put in.
+        network: the original, for its input size, preprocessing and categories.
+        overwrite: a folder of earlier results may be replaced.
+        progress: receives the stage and notes.
+
+    Returns:
+        The folder.
+    """
+    stage, started = "save", time.perf_counter()
+    progress(StageStarted(stage))
+    full = {**report, "input_size": list(network.input_size), "notes": list(report.get("notes") or [])}
+    with atomic_folder(folder, overwrite=overwrite) as temporary:
+        write_safetensors(model, temporary / "model.safetensors", {"format": "pt", "plan": dict(plan)})
+        try:
+            write_onnx(
+                model,
+                network.input_size,
+                temporary / "model.onnx",
+                categories=network.categories,
+                preprocess=network.preprocess.to_json(),
+            )
+        except ExportError as error:
+            note = "no model.onnx: " + str(error).replace(f"{temporary}/", "")
+            full["notes"].append(note)
+            progress(Note(note))
+        if full.get("timing"):
+            full["timing"] = _with_saving(full["timing"], time.perf_counter() - started)
+            full["peak_rss_mb"] = peak_rss_mb()
+        write_json(temporary / "plan.json", plan)
+        write_json(temporary / "report.json", full)
+        (temporary / "report.html").write_text(render_html(strict_json(full)), encoding="utf-8")
+    progress(StageDone(stage, time.perf_counter() - started))
+    return Path(folder)
+
+
+def _with_saving(timing: Mapping[str, float], seconds: float) -> dict[str, float]:
+    stages = {stage: value for stage, value in timing.items() if stage != "total"}
+    total = timing.get("total", sum(stages.values())) + seconds
+    return {**stages, "save": seconds, "total": total}
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON file that every parser reads.
+
+    Args:
+        path: the file.
+        value: JSON-able; NaN and infinity become null.
+    """
+    path.write_text(
+        json.dumps(strict_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
+
+
+def strict_json(value: Any) -> Any:
+    """Replace what JSON doesn't know.
+
+    Args:
+        value: dictionaries, lists, tuples and plain values.
+
+    Returns:
+        The same with null for NaN and infinity, and lists for tuples.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): strict_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,156 @@
+"""What a run found, as the content of report.json (schema 1)."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from cnncompress.decompositions import Factors, make
+from cnncompress.environment import environment
+from cnncompress.evaluate import Comparison
+from cnncompress.image_source import ImageSource
+from cnncompress.inspect import LayerInfo
+from cnncompress.measure import Latency
+from cnncompress.memory import peak_rss_mb
+from cnncompress.network import Network
+from cnncompress.plan import LayerPlan, Plan
+from cnncompress.responses import Collector
+from cnncompress.solvers.reduced_rank import descending_eigh
+
+SCHEMA = 1
+_CURVE_POINTS = 64
+
+
+def summarize(
+    *,
+    network: Network,
+    plan: Plan,
+    layers: Sequence[LayerInfo],
+    original: nn.Module,
+    compressed: nn.Module,
+    collector: Collector,
+    factors: Mapping[str, Factors],
+    comparison: Comparison,
+    calibration: ImageSource,
+    evaluation: ImageSource | None,
+    latency: Sequence[Latency],
+    timing: Mapping[str, float],
+) -> dict[str, Any]:
+    """Gather what report.json holds.
+
+    Args:
+        network: the original and where it came from.
+        plan: every decision.
+        layers: description of the layers, BatchNorm folded.
+        original: the caller's model.
+        compressed: the result.
+        collector: moments of the original's responses.
+        factors: what the fits found.
+        comparison: of the two networks.
+        calibration: images that were calibrated on.
+        evaluation: images with labels, if any.
+        latency: measured times.
+        timing: seconds of each stage.
+
+    Returns:
+        JSON-able values.
+    """
+    energy = {
+        layer.name: _energy_curve(collector, layer.name)
+        for layer, planned in zip(layers, plan.layers, strict=True)
+        if planned.method != "none" and make(planned.method, planned.options).needs_data
+    }
+    rows = [
+        _row(layer, planned, factors.get(layer.name), energy.get(layer.name))
+        for layer, planned in zip(layers, plan.layers, strict=True)
+    ]
+    return {
+        "schema": SCHEMA,
+        "name": network.name,
+        "weights": network.weights,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "asked": {
+            "speedup": plan.options["speedup"],
+            "budget": "MACs of convolutions and linear layers"
+            if plan.options["include_linear"]
+            else "conv MACs",
+        },
+        "macs": _macs(layers, rows),
+        "params": {"before": _params(original), "after": _params(compressed)},
+        "bytes": {"before": _bytes(original), "after": _bytes(compressed)},
+        "layers": rows,
+        "energy": energy,
+        "fidelity": comparison.fidelity(),
+        "accuracy": comparison.accuracy(evaluation.description) if evaluation is not None else None,
+        "latency": [measured.to_json() for measured in latency],
+        "timing": dict(timing),
+        "peak_rss_mb": peak_rss_mb(),
+        "calibration": {
+            "description": calibration.description,
+            "images": len(calibration) - len(calibration.bad),
+            "bad": [[bad.key, bad.reason] for bad in calibration.bad],
+            "data_hash": calibration.hash,
+        },
+        "options": dict(plan.options),
+        "environment": environment(),
+        "data_hash": calibration.hash,
+        "notes": list(network.notes),
+    }
+
+
+def _energy_curve(collector: Collector, name: str) -> list[list[float]]:
+    """Share of response energy kept at up to 64 ranks, the full one included."""
+    values = np.maximum(np.asarray(descending_eigh(collector.moments(name).covariance)[0]), 0)
+    total = float(values.sum())
+    share = np.cumsum(values) / total if total > 0 else np.ones(len(values))
+    ranks = np.unique(np.linspace(1, len(values), _CURVE_POINTS).round().astype(int))
+    return [[int(rank), float(share[rank - 1])] for rank in ranks]
+
+
+def _row(
+    layer: LayerInfo, planned: LayerPlan, factors: Factors | None, curve: list[list[float]] | None
+) -> dict[str, Any]:
+    after, kept = layer.macs, None
+    if planned.method != "none":
+        after = make(planned.method, planned.options).macs(layer, planned.ranks)
+        if curve is not None:
+            ranks, shares = zip(*curve, strict=True)
+            kept = float(np.interp(planned.ranks[-1], ranks, shares))
+    return {
+        "name": layer.name,
+        "kind": layer.kind,
+        "method": planned.method,
+        "ranks": list(planned.ranks),
+        "macs_before": layer.macs,
+        "macs_after": after,
+        "energy_kept": kept,
+        "error_heldout": factors.errors.get(factors.chosen) if factors is not None else None,
+        "errors": dict(factors.errors) if factors is not None else {},
+        "chosen": factors.chosen if factors is not None else "",
+        "reason": planned.reason,
+    }
+
+
+def _macs(layers: Sequence[LayerInfo], rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    before = sum(layer.macs for layer in layers)
+    after = sum(row["macs_after"] for row in rows)
+    conv = [row for row in rows if row["kind"] == "conv2d"]
+    conv_before, conv_after = sum(r["macs_before"] for r in conv), sum(r["macs_after"] for r in conv)
+    return {
+        "before": before,
+        "after": after,
+        "speedup": before / after if after else 1.0,
+        "conv_before": conv_before,
+        "conv_after": conv_after,
+        "conv_speedup": conv_before / conv_after if conv_after else 1.0,
+    }
+
+
+def _params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _bytes(model: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

@@ -1,0 +1,327 @@
+"""The report is one page that stands alone, whatever parts a run left out."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cnncompress import output
+from cnncompress.errors import OutputError
+from cnncompress.events import Event, Note, StageDone
+from cnncompress.export import ExportError
+from cnncompress.figures import energy_curves, error_curves, mac_bars
+from cnncompress.formats import format_bytes, format_count, format_number, format_percent, format_times
+from cnncompress.network import Network, Preprocess
+from cnncompress.output import strict_json, write_results
+from cnncompress.report import render_html
+
+VOID = {"meta", "br", "link", "img", "hr"}
+
+
+def layer(name: str, **values: Any) -> dict[str, Any]:
+    line = {
+        "name": name,
+        "method": "gsvd3d",
+        "ranks": [8, 16],
+        "macs_before": 4_000_000,
+        "macs_after": 1_000_000,
+        "energy_kept": 0.97,
+        "error_heldout": 0.11,
+        "errors": {"symmetric linear": 0.2, "asymmetric nonlinear": 0.11},
+        "reason": "asymmetric nonlinear was best",
+    }
+    return line | values
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    left = layer(
+        "conv1",
+        method="none",
+        ranks=[],
+        macs_after=4_000_000,
+        energy_kept=None,
+        error_heldout=None,
+        errors={},
+        reason="no rank is cheaper",
+    )
+    curve = [[rank, 1 - 0.9**rank] for rank in range(1, 33)]
+    return {
+        "schema": 1,
+        "name": "vgg16-elpv",
+        "created": "2026-11-20T15:00:00+00:00",
+        "asked": {"speedup": 4.0, "budget": "conv MACs"},
+        "macs": {
+            "before": 8_001_000,
+            "after": 5_001_000,
+            "speedup": 1.6,
+            "conv_before": 8_000_000,
+            "conv_after": 1_990_000,
+            "conv_speedup": 4.02,
+        },
+        "params": {"before": 1000, "after": 250},
+        "bytes": {"before": 58_900_000, "after": 14_000_000},
+        "layers": [left, layer("conv2"), layer("conv3")],
+        "energy": {"conv2": curve, "conv3": curve},
+        "fidelity": {
+            "heldout_images": 60,
+            "output_relative_error": 0.084,
+            "feature_relative_error": 0.103,
+            "cosine": 0.995,
+            "top1_agreement": 0.95,
+        },
+        "accuracy": {
+            "dataset": "elpv",
+            "n": 656,
+            "top1_before": 84.3,
+            "top1_after": 83.84,
+            "drop_top1": 0.46,
+            "ci95_paired": [-0.61, 1.52],
+        },
+        "latency": [
+            {
+                "runtime": "torch",
+                "threads": 1,
+                "batch": 1,
+                "ms_before": 183.2,
+                "ms_after": 66.1,
+                "speedup": 2.77,
+                "iqr_before": 3.1,
+                "iqr_after": 1.2,
+            }
+        ],
+        "timing": {"calibrate": 61.2, "total": 227.4},
+        "peak_rss_mb": 2311.0,
+        "calibration": {
+            "description": "crops",
+            "images": 300,
+            "bad": [["a.png", "truncated"]],
+            "data_hash": "9f",
+        },
+        "options": {"speedup": 4.0, "skip": [], "measure": True, "layer_ranks": {"conv2": [8, 16]}},
+        "environment": {"cnncompress": "0.1.0", "torch": "2.15.0", "cpu": "Some CPU"},
+        "data_hash": "ab12cd34ef56ab12",
+        "notes": ["the classifier is missing"],
+        "weights": "IMAGENET1K_V1",
+    }
+
+
+class Page(HTMLParser):
+    """Collects the text, the addresses and whether every tag is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.addresses, self.open, self.tags = "", [], [], set()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [value for key, value in attrs if key in {"src", "href", "xlink:href"}]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_page_is_well_formed_and_self_contained(report: dict[str, Any]) -> None:
+    page = Page(render_html(report))
+    assert page.open == []
+    assert page.tags.isdisjoint({"script", "link", "img", "iframe"})
+    assert all(address.startswith("#") for address in page.addresses)
+    assert "@import" not in page.text
+    assert "url(http" not in page.text
+
+
+def test_headline_says_what_was_asked_and_what_came(report: dict[str, Any]) -> None:
+    text = Page(render_html(report)).text
+    for part in ("4x", "4.02x", "84.3 % → 83.8 %", "0.5 points", "2.77x", "14.0 MB", "-0.6 to 1.5"):
+        assert part in text
+
+
+def test_every_layer_has_its_line_and_its_reason(report: dict[str, Any]) -> None:
+    text = Page(render_html(report)).text
+    assert text.count("asymmetric nonlinear was best") == 2
+    for part in ("conv1", "left alone", "no rank is cheaper", "97.0 %", "0.110", "8, 16"):
+        assert part in text
+
+
+def test_what_comes_from_outside_is_escaped(report: dict[str, Any]) -> None:
+    evil = "<script>alert(1)</script>"
+    report["name"] = report["notes"][0] = report["weights"] = report["options"]["skip"] = evil
+    report["layers"][1]["name"] = report["layers"][1]["reason"] = evil
+    report["energy"] = {evil: report["energy"]["conv2"]}
+    report["layers"][2]["errors"] = {evil: 0.3}
+    html = render_html(report)
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_page_works_in_the_dark_and_on_paper(report: dict[str, Any]) -> None:
+    html = render_html(report)
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+    # every colour is the style sheet's, none is left from the drawing library
+    figures = "".join(re.findall(r"<svg.*?</svg>", html, re.DOTALL))
+    assert figures.count("<svg") == 3
+    assert set(re.findall(r"#[0-9a-fA-F]{6}\b", figures)) <= {"#000000"}
+    used = set(re.findall(r"var\((--[\w-]+)\)", figures))
+    for name in used:
+        assert html.count(f"{name}:") >= 2 or name == "--faint"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {"accuracy": None},
+        {"fidelity": None},
+        {"accuracy": None, "fidelity": None},
+        {"latency": []},
+        {"energy": {}},
+        {"notes": []},
+        {"calibration": None},
+        {"peak_rss_mb": None},
+        {"layers": []},
+    ],
+)
+def test_parts_that_were_not_measured_are_left_out(
+    report: dict[str, Any], missing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if missing.keys().isdisjoint({"layers", "energy"}):  # drawing is slow, and it is the same
+        for figure in ("energy_curves", "error_curves", "mac_bars"):
+            monkeypatch.setattr(f"cnncompress.report.{figure}", lambda *args: "")
+    page = Page(render_html(report | missing))
+    assert page.open == []
+    assert page.text.replace("session.run(None", "").count("None") == 0
+    bare = {key: value for key, value in report.items() if key not in missing}
+    assert Page(render_html(bare)).open == []
+
+
+def test_unknown_agreement_and_feature_error_leave_no_line(report: dict[str, Any]) -> None:
+    report["fidelity"] |= {"top1_agreement": None, "feature_relative_error": None}
+    text = Page(render_html(report)).text
+    assert "same top-1" not in text
+    assert "feature map" not in text
+
+
+def test_figures_are_the_same_each_time(report: dict[str, Any]) -> None:
+    for draw in (error_curves, mac_bars):
+        assert draw(report["layers"]) == draw(report["layers"])
+    first, again = (energy_curves(report["energy"], report["layers"]) for _ in range(2))
+    assert first == again
+    assert "16: " in first
+
+
+def test_chosen_rank_is_the_one_the_energy_belongs_to(report: dict[str, Any]) -> None:
+    report["layers"][1] |= {"ranks": [5, 20, 30], "energy_kept": 1 - 0.9**20}
+    drawn = energy_curves({"conv2": report["energy"]["conv2"]}, report["layers"])
+    assert "20: 87.8 %" in drawn
+
+
+def test_figures_without_data_are_empty() -> None:
+    assert energy_curves({}, []) == ""
+    assert error_curves([layer("a", errors={}, error_heldout=None)]) == ""
+    assert mac_bars([]) == ""
+
+
+def test_collapsed_layers_do_not_squeeze_the_curves(report: dict[str, Any]) -> None:
+    report["layers"][1]["errors"]["symmetric linear"] = 60.0
+    drawn = error_curves(report["layers"])
+    assert ">2.00<" in drawn or ">2.0<" in drawn
+    assert ">60" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (format_times(4.0), "4x"),
+        (format_times(4.021), "4.02x"),
+        (format_times(None), "-"),
+        (format_percent(0.843), "84.3 %"),
+        (format_percent(float("nan")), "-"),
+        (format_count(15_470_000_000), "15.5 G"),
+        (format_count(999_600), "1 M"),
+        (format_count(0), "0"),
+        (format_bytes(58_865_000), "58.9 MB"),
+        (format_number(-0.04, 1), "0.0"),
+        (format_number(-0.3, 1), "-0.3"),
+    ],
+)
+def test_numbers_are_shown_as_people_read_them(shown: str, expected: str) -> None:
+    assert shown == expected
+
+
+def test_json_knows_no_nan() -> None:
+    value = {"a": float("nan"), "b": (1, float("inf")), 3: [{"c": 0.5}]}
+    assert strict_json(value) == {"a": None, "b": [1, None], "3": [{"c": 0.5}]}
+
+
+@pytest.fixture
+def network() -> Network:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    return Network(
+        name="tiny", model=model, preprocess=Preprocess(resize=None, crop=(8, 6)), categories=("a",)
+    )
+
+
+def test_results_are_written_whole(report: dict[str, Any], network: Network, tmp_path: Path) -> None:
+    events: list[Event] = []
+    report["peak_rss_mb"] = float("nan")
+    folder = write_results(
+        tmp_path / "out", network.model, {"schema": 1}, report, network, progress=events.append
+    )
+    assert {entry.name for entry in folder.iterdir()} == {
+        "model.safetensors",
+        "plan.json",
+        "model.onnx",
+        "report.json",
+        "report.html",
+    }
+    written = json.loads((folder / "report.json").read_text())
+    assert written["input_size"] == [3, 8, 6]
+    assert written["timing"]["total"] == pytest.approx(227.4 + written["timing"]["save"])
+    assert written["peak_rss_mb"] > 10
+    assert "input_size" not in report
+    assert "(1, 3, 8, 6)" in (folder / "report.html").read_text()
+    assert isinstance(events[-1], StageDone)
+
+
+def test_a_network_without_onnx_is_still_saved_and_says_so(
+    report: dict[str, Any], network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: nn.Module, size: object, path: Path, **options: object) -> None:
+        raise ExportError(f"{path}: torch can't export this network")
+
+    monkeypatch.setattr(output, "write_onnx", refuse)
+    events: list[Event] = []
+    folder = write_results(tmp_path / "out", network.model, {}, report, network, progress=events.append)
+    notes = json.loads((folder / "report.json").read_text())["notes"]
+    assert notes[-1] == "no model.onnx: model.onnx: torch can't export this network"
+    assert Note(notes[-1]) in events
+    assert not (folder / "model.onnx").exists()
+
+
+def test_a_full_disk_leaves_nothing(
+    report: dict[str, Any], network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*args: object, **options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(output, "render_html", fill)
+    with pytest.raises(OutputError, match="No space left"):
+        write_results(tmp_path / "out", network.model, {}, report, network)
+    assert list(tmp_path.iterdir()) == []
