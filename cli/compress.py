@@ -61,7 +61,7 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--ranks",
         metavar="RULE",
-        help="How ranks are chosen: greedy, uniform, joint, or manual.  [default: greedy, or manual with --plan]",
+        help="How ranks are chosen: greedy, uniform, joint or manual.  [default: greedy; manual with --plan]",
     ),
     click.option("--plan", type=click.Path(path_type=Path), help="A plan.json whose ranks are used again."),
     click.option(

@@ -9,6 +9,8 @@ from rich.text import Text
 
 from cnncompress.events import Event, LayerDone, Note, StageAdvanced, StageDone, StageStarted
 
+_WITH_RATE = {"images", "bytes"}  # of the others every step takes another time
+
 
 class Progress:
     """A reporter and context manager; use it as ``report``."""
@@ -54,14 +56,21 @@ class Progress:
             case StageAdvanced(stage, steps) if stage in self._tasks:
                 self._counts[stage] += steps
                 self._bars.advance(self._tasks[stage], steps)
-            case LayerDone() if self._tasks:
-                self._bars.update(next(reversed(self._tasks.values())), detail=event.name)
+            case LayerDone(name, _, ranks):
+                self._layer(name, steps=1 if ranks else 0)
             case StageDone(stage, seconds):
                 if stage in self._tasks:
                     self._bars.remove_task(self._tasks.pop(stage))
                 self._line(f"{stage}: {self._summary(stage, seconds)}")
             case Note(message):
                 self._line(f"note: {message}", style="yellow")
+
+    def _layer(self, name: str, steps: int) -> None:
+        # layers that stay as they are don't count as steps
+        for stage, task in self._tasks.items():
+            if self._units[stage] == "layers":
+                self._counts[stage] += steps
+                self._bars.update(task, advance=steps, detail=name)
 
     def _line(self, text: str, style: str = "dim") -> None:
         self._console.print(text, style=style, markup=False)
@@ -70,7 +79,8 @@ class Progress:
         count, unit = self._counts.get(stage, 0), self._units.get(stage, "")
         if not count:
             return f"{seconds:.1f} s"
-        return f"{amount(count, unit)} in {seconds:.1f} s, {amount(count / max(seconds, 1e-9), unit)}/s"
+        done = f"{amount(count, unit)} in {seconds:.1f} s"
+        return f"{done}, {amount(count / max(seconds, 1e-9), unit)}/s" if unit in _WITH_RATE else done
 
 
 class _Amount(ProgressColumn):
@@ -81,7 +91,7 @@ class _Amount(ProgressColumn):
         done = amount(task.completed, unit) if task.completed else ""
         if done and task.total is not None:
             done = f"{amount(task.completed, unit, bare=unit != 'bytes')} of {amount(task.total, unit)}"
-        speed = f", {amount(task.speed, unit)}/s" if task.speed else ""
+        speed = f", {amount(task.speed, unit)}/s" if task.speed and unit in _WITH_RATE else ""
         return Text(done + speed)
 
 
@@ -105,4 +115,6 @@ def amount(value: float, unit: str, *, bare: bool = False) -> str:
         if value >= 1
         else f"{value:.2f}"
     )
-    return text if bare or not unit else f"{text} {unit}"
+    if bare or not unit:
+        return text
+    return f"{text} {unit.removesuffix('s') if value == 1 else unit}"

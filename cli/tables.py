@@ -72,7 +72,7 @@ def print_layers(report: Mapping[str, Any]) -> None:
             format_times(layer["macs_before"] / layer["macs_after"]) if layer["macs_after"] else "-",
             format_percent(layer["energy_kept"]),
             format_number(layer["error_heldout"]),
-            layer["reason"],
+            "; ".join(filter(None, (layer.get("chosen"), layer["reason"]))),
         )
         for layer in report["layers"]
     ]

@@ -75,7 +75,7 @@ class Result:
 
 def compress_model(
     model: nn.Module,
-    images: Source,
+    data: Source,
     *,
     speedup: float = 4.0,
     eval_data: Source | None = None,
@@ -86,7 +86,7 @@ def compress_model(
 
     Args:
         model: never changed.
-        images: calibration images, preprocessed batches or anything that
+        data: calibration images, preprocessed batches or anything that
             `cnncompress.data.open_source` reads; labels aren't needed.
         speedup: original over compressed cost of the convolutions.
         eval_data: images with labels, to measure the accuracy.
@@ -98,7 +98,7 @@ def compress_model(
     """
     chosen = Options(speedup=speedup, **options)
     raw = Preprocess()
-    opened = open_source(images, preprocess=None, limit=chosen.images, seed=chosen.seed)
+    opened = open_source(data, preprocess=None, limit=chosen.images, seed=chosen.seed)
     first = next(iter(opened.batches(1))).images
     channels, height, width = first.shape[1:]
     plain = Preprocess(resize=None, crop=(height, width), mean=(0.0,) * channels, std=(1.0,) * channels)

@@ -23,7 +23,7 @@ class Comparison:
 
     Attributes:
         images: how many were compared.
-        output_relative_error: ||y - ŷ|| / ||y|| over all outputs.
+        output_relative_error: ||y - ŷ||² / ||y||² over all outputs, the share of energy that is lost.
         feature_relative_error: the same for the last feature map, None if it isn't known.
         cosine: mean cosine between the outputs.
         top1_agreement: share of images with the same largest output; None if outputs are no scores.
@@ -109,7 +109,7 @@ def _last_output(model: nn.Module, name: str | None) -> Iterator[list[Tensor]]:
 
 
 class _RelativeError:
-    """Streams ||a - b|| / ||a||."""
+    """Streams ||a - b||² / ||a||²."""
 
     def __init__(self) -> None:
         self._error = self._energy = 0.0
@@ -121,7 +121,7 @@ class _RelativeError:
 
     @property
     def value(self) -> float:
-        return sqrt(self._error / self._energy) if self._energy > 0 else 0.0
+        return self._error / self._energy if self._energy > 0 else 0.0
 
 
 def compare(

@@ -54,8 +54,11 @@ def write_safetensors(model: nn.Module, path: str | Path, metadata: Mapping[str,
         key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()
     }
     with _replacing(Path(path)) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(tensors, temporary, metadata=texts)
+            temporary.chmod(mode)  # safetensors makes private files, results should follow the umask
         except SafetensorError as error:
             raise OutputError(
                 f"{path}: can't be written ({error}); free space there or choose another folder"

@@ -81,13 +81,13 @@ def energy_curves(
             chosen = _chosen_rank(lines.get(name, {}), points)
             if chosen is not None:
                 panel.plot([chosen[0]], [chosen[1]], "o", color=_SERIES[1], markersize=5)
-                to_left = chosen[0] > 0.6 * max(ranks)
-                panel.annotate(
+                # curves bend upwards to the left: the lower right corner is always free
+                panel.text(
+                    0.96,
+                    0.06,
                     f"{chosen[0]:.0f}: {100 * chosen[1]:.1f} %",
-                    chosen,
-                    xytext=(-5 if to_left else 5, -11),
-                    textcoords="offset points",
-                    ha="right" if to_left else "left",
+                    transform=panel.transAxes,
+                    ha="right",
                 )
         return _svg(figure, "Energy kept against rank, layer by layer")
 

@@ -44,11 +44,13 @@ def format_count(value: float | None) -> str:
     """
     if not _known(value):
         return MISSING
-    for unit in ("", " k", " M", " G"):
-        if abs(value) < 999.5:
-            return f"{value:.3g}{unit}"
+    if abs(value) < 999.5:
+        return f"{value:.0f}"
+    for unit in (" k", " M", " G"):
         value /= 1000
-    return f"{value:.4g} T"
+        if abs(value) < 999.5:
+            return f"{value:#.3g}".removesuffix(".") + unit
+    return f"{value / 1000:,.1f} T"
 
 
 def format_bytes(value: float | None) -> str:

@@ -100,7 +100,7 @@ class Sampler:
         positions = torch.from_numpy(self.positions(indices)).to(output.device)
         rows = flatten_positions(self.layer, output)
         taken = torch.gather(rows, 1, positions[:, :, None].expand(-1, -1, rows.shape[2]))
-        return taken.reshape(-1, rows.shape[2]).T.contiguous()
+        return _wide(taken).reshape(-1, rows.shape[2]).T.contiguous()
 
     def patches(self, inputs: Tensor, indices: Sequence[int]) -> Tensor:
         """The inputs that the layer reads at the sampled positions; no other patch is formed.
@@ -128,7 +128,7 @@ class Sampler:
             (rows[:, :, None] + down)[:, :, :, None],
             (columns[:, :, None] + right)[:, :, None, :],
         ]  # images, count, kh, kw, channels
-        return patches.permute(4, 2, 3, 0, 1).reshape(-1, positions.numel()).contiguous()
+        return _wide(patches).permute(4, 2, 3, 0, 1).reshape(-1, positions.numel()).contiguous()
 
 
 def flatten_positions(layer: LayerInfo, output: Tensor) -> Tensor:
@@ -144,6 +144,11 @@ def flatten_positions(layer: LayerInfo, output: Tensor) -> Tensor:
     if layer.kind == "conv2d":
         return output.permute(0, 2, 3, 1).flatten(1, 2)
     return output.reshape(output.shape[0], -1, output.shape[-1])
+
+
+def _wide(values: Tensor) -> Tensor:
+    """At least float32: half precision is too coarse to solve with."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _pad(layer: LayerInfo, inputs: Tensor) -> Tensor:
@@ -179,7 +184,9 @@ def enough_positions(layer: LayerInfo, *, images: int, samples_per_channel: int 
 class Collector:
     """Gathers moments and samples of the original network's responses, batch by batch."""
 
-    def __init__(self, layers: Iterable[LayerInfo], *, positions: Callable[[LayerInfo], int], seed: int) -> None:
+    def __init__(
+        self, layers: Iterable[LayerInfo], *, positions: Callable[[LayerInfo], int], seed: int
+    ) -> None:
         self._samplers = {layer.name: Sampler(layer, positions(layer), seed) for layer in layers}
         self._moments: dict[str, Moments] = {}
         self._samples: dict[str, list[Tensor]] = {name: [] for name in self._samplers}
@@ -214,8 +221,8 @@ class Collector:
             del module, inputs
             # taken at once: the rectifier that follows may overwrite the output in place
             rows = flatten_positions(sampler.layer, output).flatten(0, 1)
-            for chunk in rows.split(_CHUNK):
-                moments = Moments.of(chunk.T)
+            for chunk in torch.split(rows, _CHUNK):
+                moments = Moments.of(_wide(chunk).T)
                 known = self._moments.get(name)
                 self._moments[name] = moments if known is None else known + moments
             self._samples[name].append(sampler.outputs(output, self._indices))

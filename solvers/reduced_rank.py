@@ -126,9 +126,7 @@ class Regression:
     pull: Array
 
     @classmethod
-    def on(
-        cls, regressor: Array, *, prior: Array, ridge: float = 0.0, cutoff: float = 1e-10
-    ) -> "Regression":
+    def on(cls, regressor: Array, *, prior: Array, ridge: float = 0.0, cutoff: float = 1e-10) -> "Regression":
         """Prepare the regression on one regressor.
 
         The penalty ``ridge`` draws the matrix M towards a prior one, most where the regressor hardly

@@ -353,11 +353,13 @@ def test_progress_in_a_terminal_shows_count_rate_and_layer() -> None:
     report = Progress(console=Console(file=out, force_terminal=True, width=120))
     with report:
         report(StageStarted("factorize", 13, "layers"))
-        report(StageAdvanced("factorize", 5))
+        report(StageAdvanced("factorize", 4))
+        report(LayerDone("features.5", "none", (), None, ""))
         report(LayerDone("features.7", "gsvd3d", (3,), 0.1, ""))
         report(StageAdvanced("unknown"))
     assert "5 of 13 layers" in out.getvalue()
     assert "features.7" in out.getvalue()
+    assert "\nfactorize" not in out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -367,6 +369,7 @@ def test_progress_in_a_terminal_shows_count_rate_and_layer() -> None:
         (amount(24.13, "images"), "24.1 images"),
         (amount(0.051, "layers"), "0.05 layers"),
         (amount(63_800_000, "bytes"), "63.8 MB"),
+        (amount(1, "settings"), "1 setting"),
         (amount(3, "images", bare=True), "3"),
     ],
 )

@@ -48,6 +48,9 @@ def test_safetensors_hold_the_whole_state(net: nn.Module, tmp_path: Path) -> Non
         metadata = file.metadata()
     assert metadata["name"] == "net"
     assert json.loads(metadata["ranks"]) == [1, 2]
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "plain").unlink()
     assert names(tmp_path) == ["model.safetensors"]
 
 

@@ -28,7 +28,7 @@ class Factors:
     Attributes:
         weights: of each layer of the chain, in the shape of that torch layer's weight.
         bias: of the last layer, shape (out_channels,).
-        errors: relative error of each solution that was tried, on held-out responses after the
+        errors: relative squared error of each solution that was tried, on held-out responses after the
             activation; empty for methods that see no data.
         chosen: key of ``errors`` of the solution that was kept.
     """

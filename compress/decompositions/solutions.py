@@ -7,7 +7,6 @@ rectifier then silences sparse channels, and only the true objective on unseen i
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 
 from array_api_compat import array_namespace, device
 
@@ -78,7 +77,7 @@ class Regressors:
             responses: of the layer.
 
         Returns:
-            ||r(target) - r(prediction)|| / ||r(target)||.
+            ||r(target) - r(prediction)||² / ||r(target)||².
         """
         return relative_error(responses, mapping(self.held_out))
 
@@ -91,7 +90,7 @@ def relative_error(responses: Responses, prediction: Array) -> float:
         prediction: of the held-out samples, shape (out_channels, samples).
 
     Returns:
-        ||r(target) - r(prediction)|| / ||r(target)||; 0 if the target is all zero.
+        ||r(target) - r(prediction)||² / ||r(target)||²; 0 if the target is all zero.
     """
     target = responses.held_out.target
     xp = array_namespace(target)
@@ -101,7 +100,7 @@ def relative_error(responses: Responses, prediction: Array) -> float:
         difference = target - prediction
         error, kept = float(xp.sum(difference * difference, dtype=xp.float64)), target
     energy = float(xp.sum(kept * kept, dtype=xp.float64))
-    return sqrt(error / energy) if energy > 0 else 0.0
+    return error / energy if energy > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Energies and costs of a network's layers in, a plan with ranks out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from math import sqrt
@@ -20,6 +20,10 @@ from cnncompress.solvers.spatial_allocation import spatial_ranks
 from cnncompress.solvers.splits import ChannelSplit, SpatialSplit, SplitRanks, UnreachableBudgetError
 
 Rule = Literal["greedy", "uniform", "joint"]
+
+# On VGG-16 the energy of the weight, whose split is refitted on responses, says little; 1 would all but
+# forbid the split in three.
+_SPATIAL_WEIGHT = 0.1
 
 RULES: tuple[Rule, ...] = ("greedy", "uniform", "joint")
 
@@ -195,17 +199,33 @@ def _split(candidate: Candidate, step: int) -> ChannelSplit:
 def _allocate(
     splits: Sequence[ChannelSplit], *, total: int, fixed: int, budget: int, speedup: float, rule: Rule
 ) -> list[SplitRanks]:
-    if rule == "joint":
-        return joint_ranks(splits, budget=budget)
     in_three = any(isinstance(split, SpatialSplit) for split in splits)
-    share = sqrt(speedup) if in_three else speedup  # each of the two splits gives the root of the speedup
-    if rule == "uniform":
-        channel = uniform_ranks(splits, fixed_cost=fixed, speedup=share, compensate=True)
-    else:
-        channel = greedy_ranks(splits, budget=int(total / share) - fixed, break_even=not in_three)
-    if in_three:
+    if rule == "joint":
+        return joint_ranks(splits, budget=budget, spatial_weight=_SPATIAL_WEIGHT)
+    if not in_three:
+        uniform = rule == "uniform"
+        channel = (
+            uniform_ranks(splits, fixed_cost=fixed, speedup=speedup, compensate=True)
+            if uniform
+            else greedy_ranks(splits, budget=budget)
+        )
+        return [SplitRanks(rank) for rank in channel]
+    # each of the two splits gives the root of the speedup; what is split once must give both
+    root = sqrt(speedup)
+    scaled = [split if isinstance(split, SpatialSplit) else _dearer(split, root) for split in splits]
+    try:
+        if rule == "uniform":
+            channel = uniform_ranks(scaled, fixed_cost=fixed, speedup=root, compensate=True)
+        else:
+            channel = greedy_ranks(scaled, budget=int(total / root) - fixed, break_even=False)
         return spatial_ranks(splits, channel, budget=budget)
-    return [SplitRanks(rank) for rank in channel]
+    except UnreachableBudgetError:
+        # layers that stay or are split once hold too much for equal shares
+        return joint_ranks(splits, budget=budget, spatial_weight=_SPATIAL_WEIGHT)
+
+
+def _dearer(split: ChannelSplit, factor: float) -> ChannelSplit:
+    return replace(split, cost=round(split.cost * factor), cost_per_rank=round(split.cost_per_rank * factor))
 
 
 def _planned(candidate: Candidate, ranks: SplitRanks) -> LayerPlan:

@@ -4,7 +4,9 @@ The heads in ``elpv_heads.safetensors`` were trained by `cnncompress.zoo.train_e
 part of a dataset licensed CC BY-NC-SA 4.0, so they aren't for commercial use either.
 """
 
+import json
 from importlib import resources
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -152,17 +154,17 @@ def head(name: str) -> dict[str, Tensor]:
     }
 
 
-def head_metadata() -> dict[str, str]:
+def head_metadata() -> dict[str, Any]:
     """What is known about the shipped heads: data, licence, seed, accuracies, versions.
 
     Returns:
-        Names to text; accuracies as fractions.
+        Names to text, and for each network a dictionary of its figures; accuracies as fractions.
     """
     with (
         resources.as_file(resources.files("cnncompress.zoo").joinpath(HEADS)) as file,
         safetensors.safe_open(file, framework="pt") as opened,
     ):
-        return dict(opened.metadata())
+        return cast("dict[str, Any]", json.loads(opened.metadata()["about"]))
 
 
 FAMILY = Family(kind="zoo", names=names, build=build, pretrained=pretrained, preprocess=preprocess)

@@ -1,16 +1,20 @@
 """Trains the heads of the demo's networks: ``python -m cnncompress.zoo.train_elpv_heads``.
 
-A logistic regression on the standardised pooled features of the training part, with each image also mirrored;
-the strength of its penalty is chosen by cross-validation on the training part alone, and the standardisation is
-folded into the linear layer. The test part is used once, for the accuracy noted in the file. On one machine,
-with the same versions and one thread, the file comes out the same to the byte.
+A logistic regression on the standardised pooled features of the training part. The strength of its penalty
+is chosen by cross-validation on the training part alone, and the standardisation is folded into the linear
+layer. The test part is used once, for the accuracy noted in the file. On one machine, with the same versions,
+the file comes out the same to the byte.
+
+Tried and no better in cross-validation (83 to 85 % all of them, with a standard error of 0.8): the mean or
+the deviation alone, the maximum, rows or columns pooled apart, square roots, mirrored copies, the dataset's
+own mean and contrast.
 """
 
 import argparse
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, RepeatedStratifiedKFold
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
@@ -30,26 +34,15 @@ from cnncompress.zoo.elpv import LICENCE, THRESHOLD, elpv_cells, elpv_split
 from cnncompress.zoo.elpv_networks import BACKBONE_OF, HEADS, PREPROCESS, build
 
 SEED = 0
-PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # scikit-learn's C: smaller is stronger
+PENALTIES = (1e-3, 3e-3, 1e-2, 3e-2)  # scikit-learn's C: smaller is stronger
 FOLDS = 5
+REPEATS = 3
 RUN_LENGTH = 60  # most modules have 60 cells, numbered one after another
 _BATCH = 16
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Features:
-    """Pooled features of images and of their mirror images, both of shape (images, features)."""
-
-    plain: Floats
-    mirrored: Floats
-
-    def of(self, rows: NDArray[np.intp]) -> Floats:
-        """Both kinds for some images, one below the other."""
-        return np.concatenate([self.plain[rows], self.mirrored[rows]])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,10 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).with_name(HEADS))
     parser.add_argument("--features", type=Path, help="folder that keeps the pooled features between runs")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
     tensors: dict[str, Tensor] = {}
-    metadata = {
-        "dataset": "elpv-dataset 1.0.0.post1",
+    about: dict[str, Any] = {
+        "dataset": f"elpv-dataset {version('elpv-dataset')}",
         "licence": LICENCE,
         "label": f"defective from probability {THRESHOLD}",
         "split": f"elpv_split(seed={SEED})",
@@ -74,10 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in sorted(BACKBONE_OF):
         head, figures = train(name, cache=options.features)
         tensors.update({f"{name}.{key}": value for key, value in head.items()})
-        metadata[name] = json.dumps(figures)
+        about[name] = figures
         _log.info("%s: %s", name, figures)
     partial = options.output.with_suffix(".partial")
-    safetensors.torch.save_file(tensors, partial, metadata)
+    # One entry: the order of several would change from run to run.
+    safetensors.torch.save_file(tensors, partial, {"about": json.dumps(about)})
     partial.replace(options.output)
 
 
@@ -97,7 +90,11 @@ def train(name: str, *, cache: Path | None = None) -> tuple[dict[str, Tensor], d
     runs = np.array([position[path] // RUN_LENGTH for path in train_part.paths])
     features = pooled(name, train_part.paths, "train", cache)
     rows = np.arange(len(train_labels))
-    by_image = list(StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(rows, train_labels))
+    by_image = list(
+        RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=SEED).split(
+            rows, train_labels
+        )
+    )
     by_run = list(GroupKFold(FOLDS).split(rows, train_labels, groups=runs))
     losses = {penalty: validate(features, train_labels, by_image, penalty)[0] for penalty in PENALTIES}
     penalty = min(losses, key=losses.__getitem__)
@@ -106,7 +103,7 @@ def train(name: str, *, cache: Path | None = None) -> tuple[dict[str, Tensor], d
     test = pooled(name, test_part.paths, "test", cache)
     figures = {
         "penalty": penalty,
-        "accuracy_test": accuracy(head, test.plain, test_labels),
+        "accuracy_test": accuracy(head, test, test_labels),
         "accuracy_majority": float(np.mean(test_labels == 0)),
         "accuracy_cross_validated": validate(features, train_labels, by_image, penalty)[1],
         "accuracy_other_modules": validate(features, train_labels, by_run, penalty)[1],
@@ -114,8 +111,8 @@ def train(name: str, *, cache: Path | None = None) -> tuple[dict[str, Tensor], d
     return head, {key: round(value, 6) for key, value in figures.items()}
 
 
-def pooled(name: str, paths: Sequence[Path], part: str, cache: Path | None) -> Features:
-    """What the linear layer will see, for images and their mirror images.
+def pooled(name: str, paths: Sequence[Path], part: str, cache: Path | None) -> Floats:
+    """What the linear layer will see.
 
     Args:
         name: of the network.
@@ -124,26 +121,23 @@ def pooled(name: str, paths: Sequence[Path], part: str, cache: Path | None) -> F
         cache: folder that keeps the features; None keeps nothing.
 
     Returns:
-        The features.
+        Float32, shape (images, features).
     """
-    file = cache / f"{name}-{part}.npz" if cache else None
+    file = cache / f"{name}-{part}.npy" if cache else None
     if file and file.exists():
-        with np.load(file) as kept:
-            return Features(kept["plain"], kept["mirrored"])
+        return np.asarray(np.load(file), dtype=np.float32)
     model = build(name, None)
     model.load_state_dict(backbone_weights(BACKBONE_OF[name]), strict=False)
-    model.to(memory_format=torch.channels_last)
-    body = nn.Sequential(model.features, model.pool)
-    plain, mirrored = [], []
+    body = nn.Sequential(model.features, model.pool).to(memory_format=torch.channels_last)
+    batches = []
     with torch.inference_mode():
         for start in range(0, len(paths), _BATCH):
             images = torch.stack([_prepared(path) for path in paths[start : start + _BATCH]])
-            for result, batch in ((plain, images), (mirrored, images.flip(3))):
-                result.append(body(batch.contiguous(memory_format=torch.channels_last)).numpy())
+            batches.append(body(images.contiguous(memory_format=torch.channels_last)).numpy())
             _log.info("%s %s: %d of %d images", name, part, start + len(images), len(paths))
-    features = Features(np.concatenate(plain), np.concatenate(mirrored))
+    features = np.concatenate(batches)
     if file:
-        np.savez(file, plain=features.plain, mirrored=features.mirrored)
+        np.save(file, features)
     return features
 
 
@@ -152,7 +146,7 @@ def _prepared(path: Path) -> Tensor:
         return PREPROCESS(image)
 
 
-def fit(features: Features, labels: Labels, rows: NDArray[np.intp], penalty: float) -> dict[str, Tensor]:
+def fit(features: Floats, labels: Labels, rows: NDArray[np.intp], penalty: float) -> dict[str, Tensor]:
     """Fit a logistic regression and fold its standardisation in.
 
     Args:
@@ -165,9 +159,9 @@ def fit(features: Features, labels: Labels, rows: NDArray[np.intp], penalty: flo
         ``classifier.weight``, shape (2, features), and ``classifier.bias``; the logits are symmetric.
     """
     scaler = StandardScaler()
-    inputs = scaler.fit_transform(features.of(rows).astype(np.float64))
+    inputs = scaler.fit_transform(features[rows].astype(np.float64))
     model = LogisticRegression(C=penalty, tol=1e-6, max_iter=5000)
-    model.fit(inputs, np.tile(labels[rows], 2))
+    model.fit(inputs, labels[rows])
     weight = model.coef_[0] / scaler.scale_
     bias = model.intercept_[0] - weight @ scaler.mean_
     return {
@@ -177,9 +171,9 @@ def fit(features: Features, labels: Labels, rows: NDArray[np.intp], penalty: flo
 
 
 def validate(
-    features: Features, labels: Labels, folds: Sequence[tuple[Any, Any]], penalty: float
+    features: Floats, labels: Labels, folds: Sequence[tuple[Any, Any]], penalty: float
 ) -> tuple[float, float]:
-    """Cross-validate; mirror images stay with their image and don't count in the result.
+    """Cross-validate.
 
     Args:
         features: of all images.
@@ -192,7 +186,7 @@ def validate(
     """
     losses, hits = [], []
     for fit_rows, test_rows in folds:
-        margin = margins(fit(features, labels, fit_rows, penalty), features.plain[test_rows])
+        margin = margins(fit(features, labels, fit_rows, penalty), features[test_rows])
         sign = 2 * labels[test_rows] - 1
         losses.append(np.logaddexp(0, -sign * margin))
         hits.append(sign * margin > 0)
@@ -228,5 +222,6 @@ def accuracy(head: dict[str, Tensor], features: Floats, labels: Labels) -> float
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # sums in one order, so that the file repeats
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     main()
