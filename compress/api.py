@@ -1,7 +1,7 @@
 """The whole run: calibrate, plan, factorize, evaluate, measure."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnncompress.arrays import choose_backend, to_array
+from cnncompress.arrays import choose_backend
 from cnncompress.data import Source, check_disjoint, open_source
-from cnncompress.decompositions import Factors, make
+from cnncompress.decompositions import Factors
 from cnncompress.default_data import default_data
 from cnncompress.environment import environment
-from cnncompress.errors import ModelError
 from cnncompress.evaluate import Comparison, compare
 from cnncompress.events import Event, Note, Reporter, StageAdvanced, StageDone, StageStarted, silent
 from cnncompress.factorize import Context, factorize_, held_out_images, originals
@@ -27,8 +26,8 @@ from cnncompress.network import Network, Preprocess
 from cnncompress.options import Options
 from cnncompress.output import write_results
 from cnncompress.plan import LayerPlan, Plan
+from cnncompress.planning import outline, plan_layers
 from cnncompress.prefix import Prefix
-from cnncompress.ranks import Candidate, choose_methods, choose_ranks
 from cnncompress.responses import Collector, enough_positions
 from cnncompress.summary import summarize
 
@@ -145,8 +144,14 @@ def compress(
     folded = foldable(found)
     original = fold_batchnorms(network.model, folded).to(device).to(memory_format=torch.channels_last)
     layers = inspect_layers(original, network.input_size)
-    collector = _calibrate(original, layers, calibration, options, clock)
-    plans = _plan(original, layers, collector, options)
+    outlined = outline(layers, options)
+    collector = _calibrate(original, outlined.observed, calibration, options, clock)
+    plans = plan_layers(
+        outlined,
+        {name: weight for name, (weight, _) in originals(original, list(outlined.methods)).items()},
+        collector.numpy_moments,
+        options,
+    )
 
     compressed = fold_batchnorms(original, ())
     prefix = Prefix(compressed, calibration, batch_size=options.batch_size, memory=options.memory)
@@ -213,23 +218,22 @@ class _Clock:
 
 def _calibrate(
     original: nn.Module,
-    layers: Iterable[LayerInfo],
+    layers: Sequence[LayerInfo],
     source: ImageSource,
     options: Options,
     report: Reporter,
 ) -> Collector:
     """One pass of the original network over the calibration images."""
-    stage, begun = "calibrate", time.perf_counter()
-    report(StageStarted(stage, len(source)))
-    eligible = [layer for layer in layers if layer.eligible]
-    if not options.include_linear and not options.only:
-        eligible = [layer for layer in eligible if layer.kind != "linear"]
     fitted = max(1, round((1 - options.holdout) * len(source)))
 
     def positions(layer: LayerInfo) -> int:
         return options.positions or enough_positions(layer, images=fitted)
 
-    collector = Collector(eligible, positions=positions, seed=options.seed)
+    collector = Collector(layers, positions=positions, seed=options.seed)
+    if not layers:
+        return collector
+    stage, begun = "calibrate", time.perf_counter()
+    report(StageStarted(stage, len(source)))
     reference = next(original.parameters())
     with torch.inference_mode(), collector.watching(original) as begin:
         for batch in source.batches(options.batch_size):
@@ -238,61 +242,6 @@ def _calibrate(
             report(StageAdvanced(stage, len(batch.images)))
     report(StageDone(stage, time.perf_counter() - begun))
     return collector
-
-
-def _plan(
-    original: nn.Module, layers: tuple[LayerInfo, ...], collector: Collector, options: Options
-) -> list[LayerPlan]:
-    """A plan for every layer."""
-    if options.manual_plan is not None:
-        return _manual(layers, Path(options.manual_plan))
-    method = make(options.method, options.method_options)
-    methods, reasons = choose_methods(
-        layers, method, skip=options.skip, only=options.only, include_linear=options.include_linear
-    )
-    weights = originals(original, list(methods))
-    candidates = []
-    for layer in layers:
-        if layer.name in methods:
-            chosen = methods[layer.name]
-            moments = collector.moments(layer.name).map(lambda tensor: to_array(tensor, "numpy"))
-            candidates.append(
-                Candidate(
-                    layer=layer,
-                    method=chosen,
-                    energies=chosen.energies(layer, weights[layer.name][0], moments),
-                )
-            )
-    counted = [
-        layer for layer in layers if layer.kind == "conv2d" or options.include_linear or layer.name in methods
-    ]
-    plans = choose_ranks(
-        candidates,
-        total=sum(layer.macs for layer in counted),
-        fixed=sum(layer.macs for layer in counted if layer.name not in methods),
-        speedup=options.speedup,
-        rule=options.ranks,  # type: ignore[arg-type]  # checked by Options
-        step=options.step,
-        given=options.layer_ranks,
-    )
-    return [
-        plans.get(layer.name)
-        or LayerPlan(name=layer.name, method="none", reason=reasons.get(layer.name, layer.reason))
-        for layer in layers
-    ]
-
-
-def _manual(layers: tuple[LayerInfo, ...], path: Path) -> list[LayerPlan]:
-    """Methods and ranks of an earlier plan."""
-    earlier = {layer.name: layer for layer in Plan.read(path).layers}
-    known = {layer.name for layer in layers}
-    strangers = [name for name in earlier if name not in known]
-    if strangers:
-        raise ModelError(f"{path}: the plan names layer {strangers[0]}, which this network doesn't have")
-    return [
-        earlier.get(layer.name, LayerPlan(name=layer.name, method="none", reason="not in the plan"))
-        for layer in layers
-    ]
 
 
 def _factorize(

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torchvision.models import get_model
 
 from cnncompress.downloads import cache_folder, writable
 from cnncompress.errors import ModelError, unknown_name
@@ -65,8 +66,6 @@ def build_backbone(name: str) -> Backbone:
     Raises:
         ModelError: there is no backbone of that name.
     """
-    from torchvision.models import get_model  # noqa: PLC0415  # a heavy import
-
     if name not in BACKBONES:
         raise ModelError(unknown_name("backbone", name, BACKBONES))
     with torch.device("meta"):  # the classifier, nine tenths of the memory, is never made

@@ -164,7 +164,7 @@ def is_reachable(url: str, settings: IndexSettings | None = None) -> bool:
     try:
         with Session(index_settings() if settings is None else settings) as session:
             return session.head(url, timeout=(3.05, 5.0), allow_redirects=True).ok
-    except requests.RequestException:
+    except OSError:  # a transfer's, or a file of certificates that isn't there
         return False
 
 

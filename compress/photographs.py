@@ -38,16 +38,17 @@ class Variations:
         blends: probability that a second crop shines through.
     """
 
-    smallest: int = 64
-    turns: float = 0.0
+    # chosen among some twenty mixes by how well their VGG-16 responses span those on other photographs
+    smallest: int = 32
+    turns: float = 0.75
     channel_swaps: float = 0.0
     hue: float = 0.0
     saturation: float = 0.2
     contrast: float = 0.2
     brightness: float = 0.2
-    blur: float = 0.0
-    mosaics: float = 0.0
-    blends: float = 0.0
+    blur: float = 1.0
+    mosaics: float = 0.5
+    blends: float = 0.75
 
 
 DEFAULT_VARIATIONS = Variations()

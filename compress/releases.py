@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-import requests
 from pypi_simple import NoSuchProjectError, PyPISimple, UnsupportedContentTypeError
 
 from cnncompress.downloads import (
@@ -60,12 +59,12 @@ def fetch_release_file(
         try:
             url = _file_url(index, project, filename, settings)
             return download(url, target, sha256=sha256, settings=settings, report=report)
-        except requests.RequestException as error:
-            tried.append(f"{without_password(index)}: {reason(error)}")
         except (NoSuchProjectError, UnsupportedContentTypeError, LookupError):
             tried.append(f"{without_password(index)}: has no such file")
         except DownloadError as error:
             tried.append(str(error))
+        except OSError as error:  # a transfer's, or a file of certificates that isn't there
+            tried.append(f"{without_password(index)}: {reason(error)}")
     asked = "; ".join(tried) or "pip's settings name no http index"
     raise DownloadError(
         f"{filename} can't be fetched ({asked}); set PIP_INDEX_URL, PIP_PROXY or PIP_CERT as for pip, "

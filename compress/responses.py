@@ -248,6 +248,19 @@ class Collector:
             )
         return moments
 
+    def numpy_moments(self, name: str) -> Moments | None:
+        """Moments of one layer's responses on the host.
+
+        Args:
+            name: of the layer.
+
+        Returns:
+            Sums as NumPy arrays; None if the layer wasn't watched.
+        """
+        if name not in self._samplers:
+            return None
+        return self.moments(name).map(lambda tensor: tensor.cpu().numpy())
+
     def take_samples(self, name: str) -> Tensor:
         """Sampled responses of one layer, which are then forgotten here.
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import torch
 from torch import nn
+from torchvision import models
 
 from cnncompress.backbones import ARCHIVE, BACKBONES, backbone_weights, build_backbone
 from cnncompress.downloads import download, is_reachable
@@ -28,8 +29,6 @@ def names() -> list[str]:
     Returns:
         Names for `build`.
     """
-    from torchvision import models  # noqa: PLC0415  # a heavy import
-
     return cast("list[str]", models.list_models(module=models))
 
 
@@ -46,8 +45,6 @@ def build(name: str, num_classes: int | None) -> nn.Module:
     Raises:
         ModelError: torchvision has no such classifier.
     """
-    from torchvision import models  # noqa: PLC0415  # a heavy import
-
     if name not in names():
         raise ModelError(unknown_name("model", name, names()))
     classes = {} if num_classes is None else {"num_classes": num_classes}
@@ -97,8 +94,6 @@ def pretrained(name: str, weights: str, report: Reporter) -> Network:
 
 
 def _entry(name: str, weights: str) -> Any:
-    from torchvision import models  # noqa: PLC0415  # a heavy import
-
     entries = models.get_model_weights(name)
     if weights == "default":
         return entries.DEFAULT

@@ -140,6 +140,13 @@ def test_an_unreachable_index_is_named_without_its_password(tmp_path: Path, inde
     assert "secret" not in str(caught.value)
 
 
+def test_an_absent_file_of_certificates_is_named(index: FakeIndex, tmp_path: Path) -> None:
+    settings = IndexSettings(indexes=("https://127.0.0.1:9/simple",), certificate="/no/such.pem")
+    with pytest.raises(DownloadError, match=r"/no/such\.pem"):
+        fetch_release_file("demo-pkg", NAME, sha256=SHA256, folder=tmp_path, settings=settings)
+    assert not is_reachable("https://127.0.0.1:9/", settings)
+
+
 def test_the_index_login_goes_with_the_file(index: FakeIndex, tmp_path: Path) -> None:
     private = IndexSettings(indexes=(f"http://user:word@127.0.0.1:{index.server_port}/simple",))
     fetch_release_file("demo-pkg", NAME, sha256=SHA256, folder=tmp_path, settings=private)

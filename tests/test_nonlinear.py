@@ -1,5 +1,7 @@
 """The nonlinear solver against brute force, and what it promises."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -84,7 +86,7 @@ def test_penalised_objective_never_rises_at_a_fixed_penalty(problem):
         values.append(penalised(activated, z, prediction, penalty).sum())
         mapping = regression.solve(z, rank=4)
         values.append(penalised(activated, z, mapping(regressor), penalty).sum())
-    assert all(b <= a * (1 + 1e-12) for a, b in zip(values, values[1:], strict=False))
+    assert all(b <= a * (1 + 1e-12) for a, b in pairwise(values))
     assert values[-1] < 0.99 * values[0]
 
 

@@ -22,13 +22,13 @@ def layers():
     return inspect_layers(model, (3, 12, 12))
 
 
-def candidates(layers, methods):
+def candidates(layers, methods, step=1):
     found = []
     for layer in layers:
         if layer.name in methods:
             full = methods[layer.name].full_ranks(layer)
             energies = tuple(np.exp(-np.arange(rank) / (0.2 * rank)) for rank in full)
-            found.append(Candidate(layer=layer, method=methods[layer.name], energies=energies))
+            found.append(Candidate(layer=layer, method=methods[layer.name], energies=energies, step=step))
     return found
 
 
@@ -42,7 +42,7 @@ def test_budget_is_met(layers, method, rule, step, speedup):
     total = sum(layer.macs for layer in conv)
     fixed = sum(layer.macs for layer in conv if layer.name not in methods)
     plans = choose_ranks(
-        candidates(layers, methods), total=total, fixed=fixed, speedup=speedup, rule=rule, step=step
+        candidates(layers, methods, step), total=total, fixed=fixed, speedup=speedup, rule=rule
     )
     after = fixed
     for layer in conv:
@@ -91,9 +91,9 @@ def test_ranks_given_by_the_user_are_kept(layers):
     common = {"total": sum(layer.macs for layer in layers[:4]), "fixed": layers[0].macs, "speedup": 2.0}
     plans = choose_ranks(candidates(layers, methods), **common, given={"2": (20, 30)})
     assert plans["2"].ranks == (20, 30)
-    with pytest.raises(OptionError, match="^0: ranks were given for a layer that is not replaced"):
+    with pytest.raises(OptionError, match=r"^0: ranks were given for a layer that is not replaced"):
         choose_ranks(candidates(layers, methods), **common, given={"0": (3,)})
-    with pytest.raises(ValueError, match="2: rank must be between"):
+    with pytest.raises(ValueError, match=r"2: rank must be between"):
         choose_ranks(candidates(layers, methods), **common, given={"2": (20, 300)})
 
 

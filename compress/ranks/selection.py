@@ -36,11 +36,13 @@ class Candidate:
         layer: the layer.
         method: replaces it.
         energies: for each rank of the method, the energy that each further rank adds, descending.
+        step: ranks are multiples of this.
     """
 
     layer: LayerInfo
     method: Decomposition
     energies: tuple[NDArray[np.float64], ...]
+    step: int = 1
 
 
 def choose_methods(
@@ -119,7 +121,6 @@ def choose_ranks(
     fixed: int,
     speedup: float,
     rule: Rule = "greedy",
-    step: int = 1,
     given: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, LayerPlan]:
     """Ranks under which the network costs at most its original cost divided by the speedup.
@@ -131,7 +132,6 @@ def choose_ranks(
         speedup: asked for.
         rule: ``"greedy"`` (Zhang et al., section 3.4 and 3.5), ``"uniform"``, or ``"joint"``, which
             weighs channel and spatial ranks against each other.
-        step: ranks are multiples of this.
         given: ranks that the user fixed, by layer.
 
     Returns:
@@ -147,7 +147,7 @@ def choose_ranks(
         raise OptionError(f"{next(iter(given))}: ranks were given for a layer that is not replaced")
     free = [c for c in candidates if c.layer.name not in plans]
     fixed += sum(c.method.macs(c.layer, plans[c.layer.name].ranks) for c in candidates if c not in free)
-    splits = [_split(c, step) for c in free]
+    splits = [_split(c) for c in free]
     budget = int(total / _exact(speedup)) - fixed
     try:
         ranks = _allocate(splits, total=total, fixed=fixed, budget=budget, speedup=speedup, rule=rule)
@@ -171,9 +171,9 @@ def _as_given(candidate: Candidate, ranks: tuple[int, ...]) -> LayerPlan:
     return _layer_plan(candidate.layer, candidate.method, ranks, "ranks as asked")
 
 
-def _split(candidate: Candidate, step: int) -> ChannelSplit:
+def _split(candidate: Candidate) -> ChannelSplit:
     """Energies and costs in the terms of the allocation."""
-    layer, method = candidate.layer, candidate.method
+    layer, method, step = candidate.layer, candidate.method, candidate.step
     if len(candidate.energies) == 1:
         cost = method.macs(layer, (1,))
         return ChannelSplit(energies=candidate.energies[0], cost=layer.macs, cost_per_rank=cost, step=step)

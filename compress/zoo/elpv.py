@@ -5,8 +5,9 @@ et al. 2019 and 2021) has 2,624 grey images of 300 x 300 pixels, licensed CC BY-
 use. It is read where its own package installed it and never copied. Four probabilities of a defect occur, 0,
 1/3, 2/3 and 1; from 0.5 on a cell counts as defective.
 
-The images are of 44 modules, which the dataset doesn't name, so cells of one module are on both sides of the
-split, as in the authors' own evaluation. No image occurs twice.
+No image occurs twice. But the cells come from 44 modules, and the dataset doesn't say which cell from which,
+so cells of one module are on both sides of the split: accuracy on modules never seen is lower, and the heads'
+file states an estimate of it (``accuracy_other_modules``).
 """
 
 import hashlib
