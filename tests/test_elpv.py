@@ -193,11 +193,13 @@ def test_training_is_repeatable_and_never_fits_on_the_test_part(tmp_path: Path, 
 def test_the_stated_accuracy_is_reached(name: str) -> None:
     network = load_network(name)
     _, test = elpv_split()
+    model = network.model.to(memory_format=torch.channels_last)  # twice as fast
     hits = []
     with torch.inference_mode():
-        for path, label in zip(test.paths[:100], test.labels[:100], strict=True):
-            logits = network.model(network.preprocess(Image.open(path))[None])
-            hits.append(int(logits.argmax()) == label)
+        for start in range(0, 100, 10):
+            images = [network.preprocess(Image.open(path)) for path in test.paths[start : start + 10]]
+            logits = model(torch.stack(images).contiguous(memory_format=torch.channels_last))
+            hits.extend((logits.argmax(1) == torch.tensor(test.labels[start : start + 10])).tolist())
     stated = elpv_networks.head_metadata()[name]["accuracy_test"]
     majority = 1 - np.mean(test.labels[:100])
     assert np.mean(hits) > majority

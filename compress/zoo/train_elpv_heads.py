@@ -5,9 +5,9 @@ is chosen by cross-validation on the training part alone, and the standardisatio
 layer. The test part is used once, for the accuracy noted in the file. On one machine, with the same versions,
 the file comes out the same to the byte.
 
-Tried and no better in cross-validation (83 to 85 % all of them, with a standard error of 0.8): the mean or
-the deviation alone, the maximum, rows or columns pooled apart, square roots, mirrored copies, the dataset's
-own mean and contrast.
+Tried and no better in cross-validation, where the standard error is 0.8 points: for VGG-16 (83 to 85 % all of
+them) the mean alone, the maximum, rows or columns pooled apart, square roots; for AlexNet (82 to 84 %)
+mirrored copies, and the dataset's own mean and contrast.
 """
 
 import argparse
