@@ -137,23 +137,25 @@ def _weight_and_bias(module: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
 def _responses(layer: LayerInfo, context: Context) -> Responses:
     """Targets from the original network and patches from the compressed prefix, at the same places."""
     sampler = context.collector.sampler(layer.name)
-    patches, seen = [], list[int]()
+    judges = held_out_images(context.collector.indices, share=context.holdout, seed=context.seed)
+    patches: dict[bool, list[Tensor]] = {False: [], True: []}
+    held_out: list[Tensor] = []
     for indices, inputs in context.prefix.inputs_of(layer.name):
-        patches.append(sampler.patches(inputs, indices))
-        seen.extend(indices)
-    target = context.collector.take_samples(layer.name)
-    patch = torch.cat(patches, dim=1)
-    per_image = patch.shape[1] // len(seen)
-    judges = held_out_images(seen, share=context.holdout, seed=context.seed)
-    held_out = torch.tensor([index in judges for index in seen]).repeat_interleave(per_image)
+        found = sampler.patches(inputs, indices)
+        judging = torch.tensor([index in judges for index in indices], device=found.device)
+        held_out.append(judging.repeat_interleave(found.shape[1] // len(indices)))
+        for which in (False, True):
+            patches[which].append(found[:, held_out[-1] == which])
+    target, judged = context.collector.take_samples(layer.name), torch.cat(held_out)
     backend = context.backend
 
-    def samples(mask: Tensor) -> Samples:
-        return Samples(to_array(target[:, mask], backend), to_array(patch[:, mask], backend))
+    def samples(which: bool) -> Samples:
+        taken = torch.cat(patches.pop(which), dim=1)
+        return Samples(to_array(target[:, judged == which], backend), to_array(taken, backend))
 
     moments = context.collector.moments(layer.name)
     arrays = moments.map(lambda tensor: to_array(tensor, backend))
-    return Responses(arrays, samples(~held_out), samples(held_out), layer.activation)
+    return Responses(arrays, samples(False), samples(True), layer.activation)
 
 
 def load_(replacement: nn.Sequential, factors: Factors, *, like: Tensor) -> None:

@@ -182,7 +182,11 @@ def enough_positions(layer: LayerInfo, *, images: int, samples_per_channel: int 
 
 
 class Collector:
-    """Gathers moments and samples of the original network's responses, batch by batch."""
+    """Gathers moments and samples of the original network's responses, batch by batch.
+
+    Attributes:
+        indices: positions in the list of all of the images seen so far.
+    """
 
     def __init__(
         self, layers: Iterable[LayerInfo], *, positions: Callable[[LayerInfo], int], seed: int
@@ -191,6 +195,7 @@ class Collector:
         self._moments: dict[str, Moments] = {}
         self._samples: dict[str, list[Tensor]] = {name: [] for name in self._samplers}
         self._indices: Sequence[int] = ()
+        self.indices: list[int] = []
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[Callable[[Sequence[int]], None]]:
@@ -213,6 +218,7 @@ class Collector:
 
     def _begin(self, indices: Sequence[int]) -> None:
         self._indices = indices
+        self.indices.extend(indices)
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         sampler = self._samplers[name]

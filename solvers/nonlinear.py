@@ -97,11 +97,12 @@ def nonlinear_map(
     rank: int,
     start: LowRankMap,
     penalties: Sequence[tuple[float, int]] = PENALTIES,
-    patience: int = 6,
+    patience: int = 3,
+    tolerance: float = 3e-4,
 ) -> NonlinearFit:
     """Minimise ||r(target) - r(M regressor + b)|| over maps of the given rank.
 
-    Each phase goes on from the best map so far, and ends early when the held-out error has not fallen
+    Each phase goes on from the best map so far, and ends early when the held-out error has hardly fallen
     for some iterations: from there on it only fits the samples more closely.
 
     Args:
@@ -113,7 +114,8 @@ def nonlinear_map(
         rank: greatest rank of M.
         start: map to start from; it is returned unless an iteration beats it.
         penalties: penalty and greatest number of iterations of each phase.
-        patience: iterations without a lower held-out error after which a phase ends.
+        patience: iterations without progress after which a phase ends.
+        tolerance: fall of the held-out error, relative to the best one, that counts as progress.
 
     Returns:
         The best map on the held-out samples, with the history.
@@ -125,9 +127,10 @@ def nonlinear_map(
         for _ in range(iterations):
             mapping = regression.solve(auxiliary(activated, prediction, penalty=penalty), rank=rank)
             error = rectified_error(held_out_target, mapping(held_out_regressor))
-            unimproved += 1
-            if error < min(errors):
-                best, unimproved = mapping, 0
+            least = min(errors)
+            unimproved = 0 if error < (1 - tolerance) * least else unimproved + 1
+            if error < least:
+                best = mapping
             errors.append(error)
             if unimproved == patience:
                 break

@@ -41,7 +41,11 @@ class LowRankMap:
         Returns:
             Shape (outputs, samples).
         """
-        return self.left @ (self.right @ regressor) + self.bias[:, None]
+        rank, inputs = self.right.shape
+        outputs = self.left.shape[0]
+        if rank * (inputs + outputs) < inputs * outputs:
+            return self.left @ (self.right @ regressor) + self.bias[:, None]
+        return (self.left @ self.right) @ regressor + self.bias[:, None]
 
     def balanced(self) -> "LowRankMap":
         """The same map with the scale shared equally between its factors (M = U S^½ · S^½ V').
