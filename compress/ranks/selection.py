@@ -146,6 +146,8 @@ def choose_ranks(
     if given:
         raise OptionError(f"{next(iter(given))}: ranks were given for a layer that is not replaced")
     free = [c for c in candidates if c.layer.name not in plans]
+    if not free:
+        return plans  # the user has settled everything; the cost is then what it is
     fixed += sum(c.method.macs(c.layer, plans[c.layer.name].ranks) for c in candidates if c not in free)
     splits = [_split(c) for c in free]
     budget = int(total / _exact(speedup)) - fixed
