@@ -133,6 +133,11 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."
     ),
+    click.option(
+        "--compare",
+        is_flag=True,
+        help="Also run symmetric and asymmetric, linear and nonlinear solutions throughout, for the report.",
+    ),
     click.option("--no-measure", is_flag=True, help="Don't time the two networks."),
     click.option("--json", "as_json", is_flag=True, help="Print report.json to stdout, and nothing else."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no table, only the verdict."),
@@ -221,6 +226,7 @@ def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:
         device=given["device"],
         seed=given["seed"],
         measure=not given["no_measure"],
+        compare=given["compare"],
     )
     network = load(given, report)
     common = {"preprocess": network.preprocess, "seed": options.seed, "max_bad": given["max_bad"]}

@@ -30,6 +30,7 @@ from cnncompress.planning import outline, plan_layers
 from cnncompress.prefix import Prefix
 from cnncompress.responses import Collector, enough_positions
 from cnncompress.summary import summarize
+from cnncompress.variants import VARIANTS, compare_variants
 
 __all__ = ["Options", "Result", "compress", "compress_model", "default_data", "load"]
 
@@ -159,6 +160,7 @@ def compress(
         collector=collector, prefix=prefix, holdout=options.holdout, seed=options.seed, backend=backend
     )
     factors = _factorize(compressed, layers, plans, context, clock)
+    alone = _compare_variants(original, layers, plans, context, calibration, options, clock)
 
     comparison = _compare(original, compressed, network, calibration, evaluation, options, clock)
     timed = (
@@ -188,6 +190,7 @@ def compress(
         compressed=compressed,
         collector=collector,
         factors=factors,
+        alone=alone,
         comparison=comparison,
         calibration=calibration,
         evaluation=evaluation,
@@ -229,7 +232,7 @@ def _calibrate(
     def positions(layer: LayerInfo) -> int:
         return options.positions or enough_positions(layer, images=fitted)
 
-    collector = Collector(layers, positions=positions, seed=options.seed)
+    collector = Collector(layers, positions=positions, seed=options.seed, keep=options.compare)
     if not layers:
         return collector
     stage, begun = "calibrate", time.perf_counter()
@@ -256,6 +259,32 @@ def _factorize(
     factors = factorize_(compressed, layers, plans, context, report)
     report(StageDone(stage, time.perf_counter() - begun))
     return factors
+
+
+def _compare_variants(
+    original: nn.Module,
+    layers: tuple[LayerInfo, ...],
+    plans: list[LayerPlan],
+    context: Context,
+    calibration: ImageSource,
+    options: Options,
+    report: Reporter,
+) -> dict[str, dict[str, float]]:
+    """Each kind of solution on a copy of its own, if the user wants to see it."""
+    if not options.compare:
+        return {}
+
+    def errors(changed: Sequence[LayerPlan]) -> dict[str, float]:
+        copy = fold_batchnorms(original, ())
+        prefix = Prefix(copy, calibration, batch_size=options.batch_size, memory=options.memory)
+        found = factorize_(copy, layers, changed, replace(context, prefix=prefix))
+        return {name: factors.errors[factors.chosen] for name, factors in found.items() if factors.chosen}
+
+    stage, begun = "compare", time.perf_counter()
+    report(StageStarted(stage, len(VARIANTS), "kinds of solutions"))
+    found = compare_variants(plans, errors, report)
+    report(StageDone(stage, time.perf_counter() - begun))
+    return found
 
 
 def _compare(

@@ -95,6 +95,9 @@ def energy_curves(
 def error_curves(layers: Sequence[Mapping[str, Any]]) -> str:
     """Held-out error along depth, one line for each kind of solution that was tried.
 
+    Kinds that were run throughout the network are drawn as such; else what each would have done at a layer
+    behind the kept solutions of the layers before it.
+
     Args:
         layers: the report's lines of layers, in the order of the network.
 
@@ -104,13 +107,14 @@ def error_curves(layers: Sequence[Mapping[str, Any]]) -> str:
     solved = [line for line in layers if line.get("error_heldout") is not None or line.get("errors")]
     if not solved:
         return ""
-    kinds = list(dict.fromkeys(kind for line in solved for kind in line.get("errors") or {}))
+    source = "errors_alone" if any(line.get("errors_alone") for line in solved) else "errors"
+    kinds = list(dict.fromkeys(kind for line in solved for kind in line.get(source) or {}))
     at = range(len(solved))
     with _figure(9.5, 3.6 + _label_height(solved)) as figure:
         axes = figure.subplots()
         highest = 0.0
         for number, kind in enumerate(kinds):
-            values = [_number((line.get("errors") or {}).get(kind)) for line in solved]
+            values = [_number((line.get(source) or {}).get(kind)) for line in solved]
             highest = max([highest, *(value for value in values if value == value)])  # noqa: PLR0124 - NaN
             color, marker = _SERIES[number % len(_SERIES)], _MARKERS[number % len(_MARKERS)]
             axes.plot(at, values, color=color, marker=marker, markersize=4, label=kind)

@@ -33,6 +33,8 @@ class Options:
         device: torch device that runs the network.
         seed: of everything that is drawn.
         measure: time both networks.
+        compare: also run symmetric and asymmetric, linear and nonlinear solutions, each throughout the
+            network, for the report.
     """
 
     speedup: float = 4.0
@@ -54,6 +56,7 @@ class Options:
     device: str = "cpu"
     seed: int = 0
     measure: bool = True
+    compare: bool = False
 
     def __post_init__(self) -> None:
         if not (isfinite(self.speedup) and self.speedup > 1):

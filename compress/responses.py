@@ -184,14 +184,26 @@ def enough_positions(layer: LayerInfo, *, images: int, samples_per_channel: int 
 class Collector:
     """Gathers moments and samples of the original network's responses, batch by batch.
 
+    Args:
+        layers: to watch.
+        positions: how many positions of a layer are sampled in each image.
+        seed: of the positions.
+        keep: hand out samples again and again, instead of forgetting them once they were taken.
+
     Attributes:
         indices: positions in the list of all of the images seen so far.
     """
 
     def __init__(
-        self, layers: Iterable[LayerInfo], *, positions: Callable[[LayerInfo], int], seed: int
+        self,
+        layers: Iterable[LayerInfo],
+        *,
+        positions: Callable[[LayerInfo], int],
+        seed: int,
+        keep: bool = False,
     ) -> None:
         self._samplers = {layer.name: Sampler(layer, positions(layer), seed) for layer in layers}
+        self._keep = keep
         self._moments: dict[str, Moments] = {}
         self._samples: dict[str, list[Tensor]] = {name: [] for name in self._samplers}
         self._indices: Sequence[int] = ()
@@ -268,7 +280,7 @@ class Collector:
         return self.moments(name).map(lambda tensor: tensor.cpu().numpy())
 
     def take_samples(self, name: str) -> Tensor:
-        """Sampled responses of one layer, which are then forgotten here.
+        """Sampled responses of one layer, which are then forgotten here unless they are to be kept.
 
         Args:
             name: of the layer.
@@ -276,7 +288,8 @@ class Collector:
         Returns:
             Shape (out_channels, samples), images in the order in which they came.
         """
-        return torch.cat(self._samples.pop(name), dim=1)
+        batches = self._samples[name] if self._keep else self._samples.pop(name)
+        return torch.cat(batches, dim=1)
 
     def sampler(self, name: str) -> Sampler:
         """The positions of one layer.

@@ -32,6 +32,7 @@ def summarize(
     compressed: nn.Module,
     collector: Collector,
     factors: Mapping[str, Factors],
+    alone: Mapping[str, Mapping[str, float]],
     comparison: Comparison,
     calibration: ImageSource,
     evaluation: ImageSource | None,
@@ -48,6 +49,7 @@ def summarize(
         compressed: the result.
         collector: moments of the original's responses.
         factors: what the fits found.
+        alone: held-out errors of each kind of solution when it is used throughout; may be empty.
         comparison: of the two networks.
         calibration: images that were calibrated on.
         evaluation: images with labels, if any.
@@ -64,6 +66,7 @@ def summarize(
     }
     rows = [
         _row(layer, planned, factors.get(layer.name), energy.get(layer.name))
+        | {"errors_alone": dict(alone.get(layer.name, {}))}
         for layer, planned in zip(layers, plan.layers, strict=True)
     ]
     return {

@@ -206,3 +206,21 @@ def test_one_image_is_refused_clearly(net, images):
 def test_bad_options_say_what_is_right(net, images, options, message):
     with pytest.raises(OptionError, match=message):
         run(net, images, **options)
+
+
+def test_kinds_of_solutions_are_compared_when_asked(net, images):
+    result = run(net, images, compare=True)
+    rows = {row["name"]: row for row in result.report["layers"] if row["method"] != "none"}
+    for row in rows.values():
+        assert set(row["errors_alone"]) == {
+            "symmetric linear", "symmetric nonlinear", "asymmetric linear", "asymmetric nonlinear",
+        }  # fmt: skip
+    first = next(iter(rows.values()))
+    assert first["errors_alone"]["symmetric linear"] == pytest.approx(first["errors"]["symmetric linear"])
+    assert result.report["timing"]["compare"] > 0
+    same = run(net, images)
+    assert same.plan.layers == result.plan.layers
+    assert all(
+        torch.equal(a, b) for a, b in zip(same.model.parameters(), result.model.parameters(), strict=True)
+    )
+    assert not any(row["errors_alone"] for row in same.report["layers"])

@@ -204,10 +204,13 @@ class GSVD(ChannelSplit):
     Attributes:
         symmetric: regress the true responses on themselves, as if the prefix were exact.
         nonlinear: take the rectifier that follows the layer into account.
+        judge: keep the solution that is best on held-out images; without it the one that the two options
+            above name, however bad.
     """
 
     symmetric: bool = False
     nonlinear: bool = True
+    judge: bool = True
     name: ClassVar[str] = "gsvd"
     needs_data: ClassVar[bool] = True
     fallback: ClassVar[str | None] = None
@@ -235,6 +238,7 @@ class GSVD(ChannelSplit):
             rank=ranks[0],
             symmetric=self.symmetric,
             nonlinear=self.nonlinear and layer.activation == "relu",
+            judge=self.judge,
         )
         first, last, last_bias = self._factors(layer, weight, bias, solution.map)
         return Factors((first, last), last_bias, solution.errors, solution.chosen)

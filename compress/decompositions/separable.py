@@ -140,12 +140,15 @@ class GSVD3D:
     Attributes:
         symmetric: solve the channel split on the true responses, as if the prefix were exact.
         nonlinear: take the rectifier that follows the layer into account.
+        judge: keep the solution that is best on held-out images; without it the one that the two options
+            above name, however bad.
         horizontal: ``"refit"`` solves the horizontal filters freely on the vertical ones' outputs;
             ``"weight"`` keeps those of the weight's split before the channel split, as the paper does.
     """
 
     symmetric: bool = False
     nonlinear: bool = True
+    judge: bool = True
     horizontal: str = "refit"
     name: ClassVar[str] = "gsvd3d"
     needs_data: ClassVar[bool] = True
@@ -264,6 +267,7 @@ class GSVD3D:
             rank=channel,
             symmetric=self.symmetric,
             nonlinear=self.nonlinear and layer.activation == "relu",
+            judge=self.judge,
         )
         mapping = solution.map
         if self.horizontal != "refit":
