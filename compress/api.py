@@ -15,7 +15,16 @@ from cnncompress.decompositions import Factors
 from cnncompress.default_data import default_data
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, compare
-from cnncompress.events import Event, Note, Reporter, StageAdvanced, StageDone, StageStarted, silent
+from cnncompress.events import (
+    Event,
+    LayerDone,
+    Note,
+    Reporter,
+    StageAdvanced,
+    StageDone,
+    StageStarted,
+    silent,
+)
 from cnncompress.factorize import Context, factorize_, held_out_images, originals
 from cnncompress.folding import fold_batchnorms, foldable
 from cnncompress.image_source import ImageSource
@@ -211,11 +220,13 @@ class _Clock:
     def __call__(self, event: Event) -> None:
         if isinstance(event, StageDone):
             self._stages[event.stage] = self._stages.get(event.stage, 0.0) + event.seconds
+        if isinstance(event, LayerDone):
+            self._stages["solve"] = self._stages.get("solve", 0.0) + event.seconds
         self._report(event)
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds of each stage, and in total so far."""
+        """Seconds of each stage (of which ``solve`` is a part of ``factorize``), and in total so far."""
         return {**self._stages, "total": time.perf_counter() - self._begun}
 
 

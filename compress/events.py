@@ -40,13 +40,14 @@ class StageDone(Event):
 
 @dataclass(frozen=True)
 class LayerDone(Event):
-    """One layer has been replaced (or left alone, with the reason)."""
+    """One layer has been replaced (or left alone, with the reason); solving took ``seconds``."""
 
     name: str
     method: str
     ranks: tuple[int, ...]
     error: float | None
     reason: str
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

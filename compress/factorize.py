@@ -1,5 +1,6 @@
 """Runs a plan over a network, layer by layer, shallow to deep, each on the compressed prefix."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -87,21 +88,34 @@ def factorize_(
         if plan.method == "none":
             report(LayerDone(plan.name, plan.method, (), None, plan.reason))
             continue
-        factors = replace_layer_(model, described[plan.name], plan, context)
+        layer = described[plan.name]
+        needs_data = make(plan.method, plan.options).needs_data
+        responses = responses_of(layer, context) if context is not None and needs_data else None
+        begun = time.perf_counter()
+        factors = replace_layer_(
+            model, layer, plan, responses, context.backend if context is not None else "numpy"
+        )
         found[plan.name] = factors
-        error = factors.errors.get(factors.chosen)
-        report(LayerDone(plan.name, plan.method, plan.ranks, error, plan.reason))
+        error, seconds = factors.errors.get(factors.chosen), time.perf_counter() - begun
+        report(LayerDone(plan.name, plan.method, plan.ranks, error, plan.reason, seconds))
     return found
 
 
-def replace_layer_(model: nn.Module, layer: LayerInfo, plan: LayerPlan, context: Context | None) -> Factors:
+def replace_layer_(
+    model: nn.Module,
+    layer: LayerInfo,
+    plan: LayerPlan,
+    responses: Responses | None,
+    backend: Literal["numpy", "cupy"],
+) -> Factors:
     """Fit one layer's replacement and put it in the layer's place.
 
     Args:
         model: changed in place.
         layer: description of the layer.
         plan: method and ranks.
-        context: where responses come from; None if the method needs no data.
+        responses: of the layer; None if the method needs no data.
+        backend: library of the solvers.
 
     Returns:
         The factors, as arrays.
@@ -112,9 +126,7 @@ def replace_layer_(model: nn.Module, layer: LayerInfo, plan: LayerPlan, context:
     method = make(plan.method, plan.options)
     module = model.get_submodule(layer.name)
     assert isinstance(module, nn.Conv2d | nn.Linear)
-    backend = context.backend if context is not None else "numpy"
     weight, bias = _weight_and_bias(module)
-    responses = _responses(layer, context) if context is not None and method.needs_data else None
     factors = method.fit(layer, to_array(weight, backend), to_array(bias, backend), responses, plan.ranks)
     replacement = method.build(layer, plan.ranks)
     load_(replacement, factors, like=module.weight)
@@ -134,8 +146,16 @@ def _weight_and_bias(module: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
-def _responses(layer: LayerInfo, context: Context) -> Responses:
-    """Targets from the original network and patches from the compressed prefix, at the same places."""
+def responses_of(layer: LayerInfo, context: Context) -> Responses:
+    """Targets from the original network and patches from the compressed prefix, at the same places.
+
+    Args:
+        layer: the layer.
+        context: where they come from.
+
+    Returns:
+        Responses as arrays of the solvers' library.
+    """
     sampler = context.collector.sampler(layer.name)
     judges = held_out_images(context.collector.indices, share=context.holdout, seed=context.seed)
     patches: dict[bool, list[Tensor]] = {False: [], True: []}
