@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from cnncompress.arrays import choose_backend
+from cnncompress.clock import Clock
+from cnncompress.collector import Collector
 from cnncompress.data import Source, check_disjoint, open_source
 from cnncompress.decompositions import Factors
 from cnncompress.default_data import default_data
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, compare
 from cnncompress.events import (
-    Event,
-    LayerDone,
     Note,
     Reporter,
     StageAdvanced,
@@ -37,7 +37,7 @@ from cnncompress.output import write_results
 from cnncompress.plan import LayerPlan, Plan
 from cnncompress.planning import outline, plan_layers
 from cnncompress.prefix import Prefix
-from cnncompress.responses import Collector, enough_positions
+from cnncompress.responses import enough_positions
 from cnncompress.summary import summarize
 from cnncompress.variants import VARIANTS, compare_variants
 
@@ -138,7 +138,7 @@ def compress(
     Returns:
         The compressed network with its plan and report.
     """
-    clock = _Clock(report)
+    clock = Clock(report)
     device = torch.device(options.device)
     backend = choose_backend(options.solver, device)
     if calibration is None:
@@ -207,27 +207,6 @@ def compress(
         timing=clock.seconds,
     )
     return Result(compressed.to("cpu"), network, plan, summary)
-
-
-class _Clock:
-    """Passes events on and keeps the seconds of each stage."""
-
-    def __init__(self, report: Reporter) -> None:
-        self._report = report
-        self._begun = time.perf_counter()
-        self._stages: dict[str, float] = {}
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, StageDone):
-            self._stages[event.stage] = self._stages.get(event.stage, 0.0) + event.seconds
-        if isinstance(event, LayerDone):
-            self._stages["solve"] = self._stages.get("solve", 0.0) + event.seconds
-        self._report(event)
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Seconds of each stage (of which ``solve`` is a part of ``factorize``), and in total so far."""
-        return {**self._stages, "total": time.perf_counter() - self._begun}
 
 
 def _calibrate(

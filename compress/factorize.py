@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.arrays import to_array, to_tensor
+from cnncompress.collector import Collector
 from cnncompress.decompositions import Factors, make
 from cnncompress.errors import DataError, NumericsError
 from cnncompress.events import LayerDone, Reporter, silent
 from cnncompress.inspect import LayerInfo
 from cnncompress.plan import LayerPlan
 from cnncompress.prefix import Prefix
-from cnncompress.responses import Collector, Responses, Samples
+from cnncompress.responses import Responses, Samples
 from cnncompress.solvers import Array
 
 

@@ -1,27 +1,23 @@
-"""Responses of layers: streaming moments over all positions, and samples at a few of them.
+"""Responses of layers at a few sampled positions.
 
 A response is a layer's output before its activation. Positions are drawn from the image's index and
 the seed, so that the original and the compressed network are sampled at the same places, whatever
 the batch size, the order or the number of processes.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as nnf
 
-from cnncompress.errors import NumericsError
 from cnncompress.inspect import Activation, LayerInfo
 from cnncompress.solvers import Array
 from cnncompress.solvers.moments import Moments
-
-_CHUNK = 65_536  # samples whose products are summed in float32 before they go to float64
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class Sampler:
         positions = torch.from_numpy(self.positions(indices)).to(output.device)
         rows = flatten_positions(self.layer, output)
         taken = torch.gather(rows, 1, positions[:, :, None].expand(-1, -1, rows.shape[2]))
-        return _wide(taken).reshape(-1, rows.shape[2]).T.contiguous()
+        return at_least_float32(taken).reshape(-1, rows.shape[2]).T.contiguous()
 
     def patches(self, inputs: Tensor, indices: Sequence[int]) -> Tensor:
         """The inputs that the layer reads at the sampled positions; no other patch is formed.
@@ -128,7 +124,7 @@ class Sampler:
             (rows[:, :, None] + down)[:, :, :, None],
             (columns[:, :, None] + right)[:, :, None, :],
         ]  # images, count, kh, kw, channels
-        return _wide(patches).permute(4, 2, 3, 0, 1).reshape(-1, positions.numel()).contiguous()
+        return at_least_float32(patches).permute(4, 2, 3, 0, 1).reshape(-1, positions.numel()).contiguous()
 
 
 def flatten_positions(layer: LayerInfo, output: Tensor) -> Tensor:
@@ -146,8 +142,15 @@ def flatten_positions(layer: LayerInfo, output: Tensor) -> Tensor:
     return output.reshape(output.shape[0], -1, output.shape[-1])
 
 
-def _wide(values: Tensor) -> Tensor:
-    """At least float32: half precision is too coarse to solve with."""
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision is too coarse to solve with.
+
+    Args:
+        values: of any floating type.
+
+    Returns:
+        The same values, as float32 if they were narrower.
+    """
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -179,125 +182,3 @@ def enough_positions(layer: LayerInfo, *, images: int, samples_per_channel: int 
         At least 10, at most 100: positions of one image resemble each other.
     """
     return min(max(-(-samples_per_channel * layer.out_channels // images), 10), 100)
-
-
-class Collector:
-    """Gathers moments and samples of the original network's responses, batch by batch.
-
-    Args:
-        layers: to watch.
-        positions: how many positions of a layer are sampled in each image.
-        seed: of the positions.
-        keep: hand out samples again and again, instead of forgetting them once they were taken.
-
-    Attributes:
-        indices: positions in the list of all of the images seen so far.
-    """
-
-    def __init__(
-        self,
-        layers: Iterable[LayerInfo],
-        *,
-        positions: Callable[[LayerInfo], int],
-        seed: int,
-        keep: bool = False,
-    ) -> None:
-        self._samplers = {layer.name: Sampler(layer, positions(layer), seed) for layer in layers}
-        self._keep = keep
-        self._moments: dict[str, Moments] = {}
-        self._samples: dict[str, list[Tensor]] = {name: [] for name in self._samplers}
-        self._indices: Sequence[int] = ()
-        self.indices: list[int] = []
-
-    @contextmanager
-    def watching(self, model: nn.Module) -> Iterator[Callable[[Sequence[int]], None]]:
-        """Hooks on all layers, removed on leaving.
-
-        Args:
-            model: the original network.
-
-        Yields:
-            A function to call before each batch with the positions of its images in the list of all.
-        """
-        handles = [
-            model.get_submodule(name).register_forward_hook(self._hook(name)) for name in self._samplers
-        ]
-        try:
-            yield self._begin
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _begin(self, indices: Sequence[int]) -> None:
-        self._indices = indices
-        self.indices.extend(indices)
-
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        sampler = self._samplers[name]
-
-        def collect(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            del module, inputs
-            # taken at once: the rectifier that follows may overwrite the output in place
-            rows = flatten_positions(sampler.layer, output).flatten(0, 1)
-            for chunk in torch.split(rows, _CHUNK):
-                moments = Moments.of(_wide(chunk).T)
-                known = self._moments.get(name)
-                self._moments[name] = moments if known is None else known + moments
-            self._samples[name].append(sampler.outputs(output, self._indices))
-
-        return collect
-
-    def moments(self, name: str) -> Moments:
-        """Moments of one layer's responses.
-
-        Args:
-            name: of the layer.
-
-        Returns:
-            Sums as float64 tensors.
-
-        Raises:
-            NumericsError: the responses held NaN or infinity.
-        """
-        moments = self._moments[name]
-        if not bool(torch.isfinite(moments.outer).all()):
-            raise NumericsError(
-                f"{name}: its responses hold NaN or infinity; check the weights and the preprocessing"
-            )
-        return moments
-
-    def numpy_moments(self, name: str) -> Moments | None:
-        """Moments of one layer's responses on the host.
-
-        Args:
-            name: of the layer.
-
-        Returns:
-            Sums as NumPy arrays; None if the layer wasn't watched.
-        """
-        if name not in self._samplers:
-            return None
-        return self.moments(name).map(lambda tensor: tensor.cpu().numpy())
-
-    def take_samples(self, name: str) -> Tensor:
-        """Sampled responses of one layer, which are then forgotten here unless they are to be kept.
-
-        Args:
-            name: of the layer.
-
-        Returns:
-            Shape (out_channels, samples), images in the order in which they came.
-        """
-        batches = self._samples[name] if self._keep else self._samples.pop(name)
-        return torch.cat(batches, dim=1)
-
-    def sampler(self, name: str) -> Sampler:
-        """The positions of one layer.
-
-        Args:
-            name: of the layer.
-
-        Returns:
-            The sampler that was used.
-        """
-        return self._samplers[name]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from cnncompress.collector import Collector
 from cnncompress.decompositions import Factors, make
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison
@@ -16,7 +17,6 @@ from cnncompress.measure import Latency
 from cnncompress.memory import peak_rss_mb
 from cnncompress.network import Network
 from cnncompress.plan import LayerPlan, Plan
-from cnncompress.responses import Collector
 from cnncompress.solvers.reduced_rank import descending_eigh
 
 SCHEMA = 1

@@ -12,6 +12,7 @@ so that dead channels and fewer samples than channels are harmless.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from array_api_compat import array_namespace, device
 
@@ -46,6 +47,18 @@ class LowRankMap:
         if rank * (inputs + outputs) < inputs * outputs:
             return self.left @ (self.right @ regressor) + self.bias[:, None]
         return (self.left @ self.right) @ regressor + self.bias[:, None]
+
+    def astype(self, kind: Any) -> "LowRankMap":
+        """The same map in another floating type.
+
+        Args:
+            kind: a type of the arrays' library.
+
+        Returns:
+            The map.
+        """
+        xp = array_namespace(self.left)
+        return LowRankMap(xp.astype(self.left, kind), xp.astype(self.right, kind), xp.astype(self.bias, kind))
 
     def balanced(self) -> "LowRankMap":
         """The same map with the scale shared equally between its factors (M = U S^½ · S^½ V').

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from cnncompress.collector import Collector
 from cnncompress.errors import DataError
 from cnncompress.events import LayerDone
 from cnncompress.factorize import Context, factorize_, held_out_images
 from cnncompress.inspect import inspect_layers
 from cnncompress.plan import LayerPlan
 from cnncompress.prefix import Prefix
-from cnncompress.responses import Collector
 
 
 def network():

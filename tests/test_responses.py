@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from cnncompress.collector import Collector
 from cnncompress.errors import NumericsError
 from cnncompress.inspect import inspect_layers
-from cnncompress.responses import Collector, Sampler, enough_positions
+from cnncompress.responses import Sampler, enough_positions
 
 CONVOLUTIONS = {
     "plain": {"kernel_size": 3, "padding": 1},

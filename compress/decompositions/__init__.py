@@ -4,7 +4,8 @@ The imports below are the list of what is built in; third parties call `register
 """
 
 from cnncompress.decompositions import channel as channel
-from cnncompress.decompositions import separable as separable
+from cnncompress.decompositions import spatial as spatial
+from cnncompress.decompositions import three_d as three_d
 from cnncompress.decompositions.base import (
     Decomposition,
     Factors,

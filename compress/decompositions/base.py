@@ -51,36 +51,82 @@ class Decomposition(Protocol):
     """
 
     name: ClassVar[str]
-    needs_data: ClassVar[bool]
-    fallback: ClassVar[str | None]
+    needs_data: ClassVar[bool] = False
+    fallback: ClassVar[str | None] = None
 
     def obstacle(self, layer: LayerInfo) -> str:
-        """Why this method can't replace the layer, or an empty string."""
+        """Why this method can't replace a layer.
+
+        Args:
+            layer: the layer.
+
+        Returns:
+            The reason, or an empty string.
+        """
         ...
 
     def full_ranks(self, layer: LayerInfo) -> Ranks:
-        """The ranks at which the replacement is exact; also the greatest ones allowed."""
+        """The ranks at which the replacement is exact; also the greatest ones allowed.
+
+        Args:
+            layer: the layer.
+
+        Returns:
+            One rank for each place between two factors.
+        """
         ...
 
     def macs(self, layer: LayerInfo, ranks: Ranks) -> int:
-        """Multiply-accumulates of the replacement for one image."""
+        """Multiply-accumulates of the replacement.
+
+        Args:
+            layer: the layer.
+            ranks: of the replacement.
+
+        Returns:
+            For one image.
+        """
         ...
 
     def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
-        """For each rank, what every further one adds to the energy kept, descending."""
+        """What each further rank adds to the energy that is kept.
+
+        Args:
+            layer: the layer.
+            weight: shape (out_channels, in_channels, kernel height, kernel width).
+            moments: of the original network's responses; None unless the method needs data.
+
+        Returns:
+            For each rank a vector as long as its full value, descending.
+        """
         ...
 
     def build(self, layer: LayerInfo, ranks: Ranks) -> nn.Sequential:
-        """The replacement with untrained weights."""
+        """The replacement with untrained weights.
+
+        Args:
+            layer: the layer.
+            ranks: of the replacement.
+
+        Returns:
+            Plain torch layers.
+        """
         ...
 
     def fit(
         self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
     ) -> Factors:
-        """Weights for the replacement.
+        """Solve for the replacement's weights.
 
-        ``weight`` has the shape (out_channels, in_channels, kernel height, kernel width), ``bias``
-        (out_channels,), zeros if the layer has none.
+        Args:
+            layer: the layer.
+            weight: shape (out_channels, in_channels, kernel height, kernel width).
+            bias: shape (out_channels,), zeros if the layer has none.
+            responses: of the layer; None unless the method needs data.
+            ranks: of the replacement.
+
+        Returns:
+            The factors.
         """
         ...
 

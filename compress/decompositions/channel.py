@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from array_api_compat import array_namespace
 from torch import nn
+from typing_extensions import override
 
-from cnncompress.decompositions.base import Factors, Ranks, register
+from cnncompress.decompositions.base import Decomposition, Factors, Ranks, register
 from cnncompress.decompositions.chains import factor, pointwise_macs, unsupported, whole_macs
 from cnncompress.decompositions.solutions import Regressors, best_map
 from cnncompress.inspect import LayerInfo
@@ -18,68 +19,29 @@ from cnncompress.solvers.svd import squared_singular_values, truncated_svd
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChannelSplit:
-    """Shape and cost of the split: a k x k convolution to ``rank`` channels, then a 1 x 1."""
+class ChannelSplit(Decomposition):
+    """A k x k convolution to ``rank`` channels, then a 1 x 1: rank (k² c + d) h w multiply-accumulates."""
 
+    @override
     def obstacle(self, layer: LayerInfo) -> str:
-        """Why this method can't replace the layer.
-
-        Args:
-            layer: the layer.
-
-        Returns:
-            The reason, or an empty string.
-        """
         return unsupported(layer)
 
+    @override
     def full_ranks(self, layer: LayerInfo) -> Ranks:
-        """The rank at which the replacement is exact.
-
-        Args:
-            layer: the layer.
-
-        Returns:
-            The number of outputs.
-        """
         return (layer.out_channels,)
 
+    @override
     def macs(self, layer: LayerInfo, ranks: Ranks) -> int:
-        """Multiply-accumulates: rank (k² c + d) h w.
-
-        Args:
-            layer: the layer.
-            ranks: of the replacement.
-
-        Returns:
-            For one image.
-        """
         (rank,) = ranks
         return whole_macs(layer, layer.in_channels, rank) + pointwise_macs(layer, rank, layer.out_channels)
 
+    @override
     def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
-        """What each further rank adds to the energy of the responses.
-
-        Args:
-            layer: the layer.
-            weight: shape (out_channels, in_channels, kernel height, kernel width).
-            moments: of the original network's responses.
-
-        Returns:
-            Eigenvalues of the covariance, descending.
-        """
         assert moments is not None
         return (descending_eigh(moments.covariance)[0],)
 
+    @override
     def build(self, layer: LayerInfo, ranks: Ranks) -> nn.Sequential:
-        """The replacement with untrained weights.
-
-        Args:
-            layer: the layer.
-            ranks: of the replacement.
-
-        Returns:
-            Two layers.
-        """
         (rank,) = ranks
         return nn.Sequential(
             factor(layer, "whole", layer.in_channels, rank, bias=False),
@@ -87,21 +49,19 @@ class ChannelSplit:
         )
 
     @staticmethod
-    def _factors(layer: LayerInfo, weight: Array, bias: Array, mapping: LowRankMap) -> tuple[Array, ...]:
-        """Weights and bias of y -> mapping(y), for y = weight * x + bias."""
+    def _weights(
+        layer: LayerInfo, weight: Array, bias: Array, mapping: LowRankMap
+    ) -> tuple[tuple[Array, Array], Array]:
+        """Weights and bias of mapping(weight * x + bias)."""
         xp = array_namespace(weight)
         balanced = mapping.balanced()
-        folded = xp.reshape(weight, (weight.shape[0], -1))
-        first = balanced.right @ folded
+        first = balanced.right @ xp.reshape(weight, (weight.shape[0], -1))
         last_bias = balanced.bias + balanced.left @ (balanced.right @ bias)
-        rank, outputs = first.shape[0], weight.shape[0]
         if layer.kind == "linear":
-            return first, balanced.left, last_bias
-        return (
-            xp.reshape(first, (rank, *weight.shape[1:])),
-            xp.reshape(balanced.left, (outputs, rank, 1, 1)),
-            last_bias,
-        )
+            return (first, balanced.left), last_bias
+        rank, outputs = first.shape[0], weight.shape[0]
+        whole = xp.reshape(first, (rank, *weight.shape[1:]))
+        return (whole, xp.reshape(balanced.left, (outputs, rank, 1, 1))), last_bias
 
 
 @register
@@ -110,54 +70,24 @@ class SVD(ChannelSplit):
     """Truncated singular value decomposition of the folded weight (Denton et al., section 3.2)."""
 
     name: ClassVar[str] = "svd"
-    needs_data: ClassVar[bool] = False
-    fallback: ClassVar[str | None] = None
 
+    @override
     def full_ranks(self, layer: LayerInfo) -> Ranks:
-        """The rank at which the replacement is exact.
-
-        Args:
-            layer: the layer.
-
-        Returns:
-            The smaller side of the folded weight.
-        """
         return (min(layer.out_channels, layer.patch_size),)
 
+    @override
     def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
-        """What each further rank adds to the energy of the weight.
-
-        Args:
-            layer: the layer.
-            weight: shape (out_channels, in_channels, kernel height, kernel width).
-            moments: not used.
-
-        Returns:
-            Squared singular values, descending.
-        """
         folded = array_namespace(weight).reshape(weight, (weight.shape[0], -1))
         return (squared_singular_values(folded),)
 
+    @override
     def fit(
         self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
     ) -> Factors:
-        """Project the weight on its leading left singular vectors.
-
-        Args:
-            layer: the layer.
-            weight: shape (out_channels, in_channels, kernel height, kernel width).
-            bias: shape (out_channels,).
-            responses: not used.
-            ranks: of the replacement.
-
-        Returns:
-            The factors.
-        """
         xp = array_namespace(weight)
         left, _, _ = truncated_svd(xp.reshape(weight, (weight.shape[0], -1)), rank=ranks[0])
         keep = LowRankMap(left, left.T, bias - left @ (left.T @ bias))
-        first, last, last_bias = self._factors(layer, weight, bias, keep)
-        return Factors((first, last), last_bias)
+        return Factors(*self._weights(layer, weight, bias, keep))
 
 
 @register
@@ -167,33 +97,18 @@ class PCA(ChannelSplit):
 
     name: ClassVar[str] = "pca"
     needs_data: ClassVar[bool] = True
-    fallback: ClassVar[str | None] = None
 
+    @override
     def fit(
         self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
     ) -> Factors:
-        """Keep the leading principal components of the original network's responses.
-
-        Args:
-            layer: the layer.
-            weight: shape (out_channels, in_channels, kernel height, kernel width).
-            bias: shape (out_channels,).
-            responses: of the layer.
-            ranks: of the replacement.
-
-        Returns:
-            The factors.
-        """
         assert responses is not None
-        xp = array_namespace(weight)
-        mapping = principal_map(responses.moments.covariance, responses.moments.mean, rank=ranks[0])
-        regressor = Regressors.of_weight(weight, bias, responses)
-        error = regressor.error(mapping, responses)
-        mapping = LowRankMap(
-            *(xp.astype(a, weight.dtype) for a in (mapping.left, mapping.right, mapping.bias))
-        )
-        first, last, last_bias = self._factors(layer, weight, bias, mapping)
-        return Factors((first, last), last_bias, {"symmetric linear": error}, "symmetric linear")
+        regressors = Regressors.of_weight(weight, bias, responses)
+        exact = principal_map(responses.moments.covariance, responses.moments.mean, rank=ranks[0])
+        mapping = exact.astype(weight.dtype)
+        error = regressors.error(mapping, responses)
+        kind = "symmetric linear"
+        return Factors(*self._weights(layer, weight, bias, mapping), {kind: error}, kind)
 
 
 @register
@@ -213,32 +128,18 @@ class GSVD(ChannelSplit):
     judge: bool = True
     name: ClassVar[str] = "gsvd"
     needs_data: ClassVar[bool] = True
-    fallback: ClassVar[str | None] = None
 
+    @override
     def fit(
         self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
     ) -> Factors:
-        """Find the low-rank map from the layer's responses on the compressed prefix to its true ones.
-
-        Args:
-            layer: the layer.
-            weight: shape (out_channels, in_channels, kernel height, kernel width).
-            bias: shape (out_channels,).
-            responses: of the layer.
-            ranks: of the replacement.
-
-        Returns:
-            The factors.
-        """
         assert responses is not None
-        regressors = Regressors.of_weight(weight, bias, responses)
         solution = best_map(
             responses,
-            regressors,
+            Regressors.of_weight(weight, bias, responses),
             rank=ranks[0],
             symmetric=self.symmetric,
             nonlinear=self.nonlinear and layer.activation == "relu",
             judge=self.judge,
         )
-        first, last, last_bias = self._factors(layer, weight, bias, solution.map)
-        return Factors((first, last), last_bias, solution.errors, solution.chosen)
+        return Factors(*self._weights(layer, weight, bias, solution.map), solution.errors, solution.chosen)

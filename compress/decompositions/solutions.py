@@ -48,13 +48,21 @@ class Regressors:
         Returns:
             Regressors that are responses themselves: nothing to lift.
         """
-        xp = array_namespace(weight)
-        folded = xp.reshape(weight, (weight.shape[0], -1))
-        return cls(
-            folded @ responses.fit.patches + bias[:, None],
-            folded @ responses.held_out.patches + bias[:, None],
-            xp.eye(weight.shape[0], dtype=weight.dtype),
-            xp.zeros_like(bias),
+        folded = array_namespace(weight).reshape(weight, (weight.shape[0], -1))
+        return cls(responses.fit.patches, responses.held_out.patches, folded, bias).responses()
+
+    def responses(self) -> "Regressors":
+        """The approximate responses that these regressors amount to.
+
+        Returns:
+            Regressors that are responses: nothing to lift.
+        """
+        xp = array_namespace(self.lift)
+        return Regressors(
+            self.lift @ self.fit + self.offset[:, None],
+            self.lift @ self.held_out + self.offset[:, None],
+            xp.eye(self.lift.shape[0], dtype=self.lift.dtype, device=device(self.lift)),
+            xp.zeros_like(self.offset),
         )
 
     def lifted(self, mapping: LowRankMap) -> LowRankMap:
@@ -136,12 +144,8 @@ def best_map(
     """
     fit, held_out = responses.fit, responses.held_out
     xp = array_namespace(fit.target)
-
-    def narrow(mapping: LowRankMap) -> LowRankMap:
-        kind = fit.target.dtype
-        return LowRankMap(*(xp.astype(a, kind) for a in (mapping.left, mapping.right, mapping.bias)))
-
-    principal = narrow(principal_map(responses.moments.covariance, responses.moments.mean, rank=rank))
+    exact = principal_map(responses.moments.covariance, responses.moments.mean, rank=rank)
+    principal = exact.astype(fit.target.dtype)
     maps = {"symmetric linear": regressors.lifted(principal)}
     if symmetric and nonlinear:
         identity = xp.eye(fit.target.shape[0], dtype=fit.target.dtype, device=device(fit.target))

@@ -1,0 +1,148 @@
+"""The split k x k -> k x 1 -> 1 x k -> 1 x 1, solved on the responses."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from array_api_compat import array_namespace
+from torch import nn
+from typing_extensions import override
+
+from cnncompress.decompositions.base import Decomposition, Factors, Ranks, register
+from cnncompress.decompositions.chains import (
+    factor,
+    horizontal_macs,
+    pointwise_macs,
+    unsupported,
+    vertical_macs,
+)
+from cnncompress.decompositions.solutions import Regressors, best_map
+from cnncompress.decompositions.spatial import Spatial
+from cnncompress.errors import OptionError
+from cnncompress.inspect import LayerInfo
+from cnncompress.responses import Responses
+from cnncompress.solvers import Array
+from cnncompress.solvers.moments import Moments
+from cnncompress.solvers.reduced_rank import descending_eigh
+from cnncompress.solvers.spatial import fold, spatial_split
+from cnncompress.solvers.svd import squared_singular_values
+
+HORIZONTAL = ("refit", "weight")
+
+
+@register
+@dataclass(frozen=True, kw_only=True)
+class GSVD3D(Decomposition):
+    """k x 1, 1 x k and 1 x 1, the last two solved asymmetrically (Zhang et al., section 3.5).
+
+    The vertical filters come from the weight and the second moment of what they read. The rest is a
+    nonlinear low-rank map from their outputs to the true responses: its two factors are the horizontal
+    and the 1 x 1 filters. Ranks are (d'', d'), the outputs of the vertical and of the horizontal filters;
+    k c d'' h W + k d'' d' h w + d' d h w multiply-accumulates.
+
+    Attributes:
+        symmetric: solve the channel split on the true responses, as if the prefix were exact.
+        nonlinear: take the rectifier that follows the layer into account.
+        judge: keep the solution that is best on held-out images; without it the one that the two options
+            above name, however bad.
+        horizontal: ``"refit"`` solves the horizontal filters freely on the vertical ones' outputs;
+            ``"weight"`` keeps those of the weight's split before the channel split, as the paper does.
+    """
+
+    symmetric: bool = False
+    nonlinear: bool = True
+    judge: bool = True
+    horizontal: str = "refit"
+    name: ClassVar[str] = "gsvd3d"
+    needs_data: ClassVar[bool] = True
+    fallback: ClassVar[str | None] = "gsvd"
+
+    def __post_init__(self) -> None:
+        if self.horizontal not in HORIZONTAL:
+            raise OptionError(f"gsvd3d: option horizontal is refit or weight, got {self.horizontal!r}")
+
+    @override
+    def obstacle(self, layer: LayerInfo) -> str:
+        if layer.in_channels <= 3:
+            return f"it has {layer.in_channels} input channels, too few to split its kernel's axes"
+        return unsupported(layer, spatial=True)
+
+    @override
+    def full_ranks(self, layer: LayerInfo) -> Ranks:
+        return (*Spatial().full_ranks(layer), layer.out_channels)
+
+    @override
+    def macs(self, layer: LayerInfo, ranks: Ranks) -> int:
+        spatial, channel = ranks
+        return (
+            vertical_macs(layer, spatial)
+            + horizontal_macs(layer, spatial, channel)
+            + pointwise_macs(layer, channel, layer.out_channels)
+        )
+
+    @override
+    def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
+        assert moments is not None
+        return squared_singular_values(fold(weight)), descending_eigh(moments.covariance)[0]
+
+    @override
+    def build(self, layer: LayerInfo, ranks: Ranks) -> nn.Sequential:
+        spatial, channel = ranks
+        return nn.Sequential(
+            factor(layer, "vertical", layer.in_channels, spatial, bias=False),
+            factor(layer, "horizontal", spatial, channel, bias=False),
+            factor(layer, "pointwise", channel, layer.out_channels, bias=True),
+        )
+
+    @override
+    def fit(
+        self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
+    ) -> Factors:
+        assert responses is not None
+        xp = array_namespace(weight)
+        spatial, channel = ranks
+        outputs, inputs, height, width = weight.shape
+        moment = None
+        if self.horizontal == "refit":
+            moment = _column_moment(responses.fit.patches, inputs, height, width)
+        vertical, horizontal = spatial_split(weight, rank=spatial, column_moment=moment)
+        lift = xp.reshape(horizontal, (outputs, -1))
+        features = Regressors(
+            _columns(vertical, responses.fit.patches, width),
+            _columns(vertical, responses.held_out.patches, width),
+            lift,
+            bias,
+        )
+        free = self.horizontal == "refit"
+        solution = best_map(
+            responses,
+            features if free else features.responses(),
+            rank=channel,
+            symmetric=self.symmetric,
+            nonlinear=self.nonlinear and layer.activation == "relu",
+            judge=self.judge,
+        )
+        mapping = (solution.map if free else features.lifted(solution.map)).balanced()
+        kept = mapping.right.shape[0]
+        weights = (
+            vertical,
+            xp.reshape(mapping.right, (kept, -1, 1, width)),
+            xp.reshape(mapping.left, (outputs, kept, 1, 1)),
+        )
+        return Factors(weights, mapping.bias, solution.errors, solution.chosen)
+
+
+def _columns(vertical: Array, patches: Array, width: int) -> Array:
+    """Outputs of the vertical filters at the kernel's columns, shape (rank * width, samples)."""
+    xp = array_namespace(patches)
+    rank, inputs, height, _ = vertical.shape
+    samples = patches.shape[1]
+    by_column = xp.reshape(patches, (inputs * height, width * samples))
+    filtered = xp.reshape(vertical, (rank, inputs * height)) @ by_column
+    return xp.reshape(filtered, (rank * width, samples))
+
+
+def _column_moment(patches: Array, inputs: int, height: int, width: int) -> Array:
+    """Second moment of the columns that the vertical filters read, (inputs * height) squared."""
+    xp = array_namespace(patches)
+    by_column = xp.reshape(patches, (inputs * height, width * patches.shape[1]))
+    return (by_column @ by_column.T) / by_column.shape[1]
