@@ -183,9 +183,13 @@ class Regression:
         samples = target.shape[1]
         cross = xp.astype((target @ self.centred.T) / samples, xp.float64)
         whitened = cross @ xp.astype(self.whitening, xp.float64) + self.pull
-        # eigh, not svd: only the left vectors are needed and the product is small
-        _, vectors = descending_eigh(whitened @ whitened.T)
-        leading = vectors[:, :rank]
-        right = xp.astype((leading.T @ whitened), target.dtype) @ self.whitening.T
-        left = xp.astype(leading, target.dtype)
+        # eigh, not svd: one side's vectors are enough, so that the smaller product will do
+        if whitened.shape[0] <= whitened.shape[1]:
+            left = descending_eigh(whitened @ whitened.T)[1][:, :rank]
+            inner = left.T @ whitened
+        else:
+            inner = descending_eigh(whitened.T @ whitened)[1][:, :rank].T
+            left = whitened @ inner.T
+        left, inner = xp.astype(left, target.dtype), xp.astype(inner, target.dtype)
+        right = inner @ self.whitening.T
         return LowRankMap(left, right, xp.mean(target, axis=1) - left @ (right @ self.mean))

@@ -1,5 +1,6 @@
 """The k x k -> 1 x 1 split, solved on the weight (svd) or on the responses (pca, gsvd)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,19 +50,17 @@ class ChannelSplit(Decomposition):
         )
 
     @staticmethod
-    def _weights(
-        layer: LayerInfo, weight: Array, bias: Array, mapping: LowRankMap
-    ) -> tuple[tuple[Array, Array], Array]:
-        """Weights and bias of mapping(weight * x + bias)."""
-        xp = array_namespace(weight)
-        balanced = mapping.balanced()
-        first = balanced.right @ xp.reshape(weight, (weight.shape[0], -1))
-        last_bias = balanced.bias + balanced.left @ (balanced.right @ bias)
-        if layer.kind == "linear":
-            return (first, balanced.left), last_bias
-        rank, outputs = first.shape[0], weight.shape[0]
-        whole = xp.reshape(first, (rank, *weight.shape[1:]))
-        return (whole, xp.reshape(balanced.left, (outputs, rank, 1, 1))), last_bias
+    def _factors(
+        layer: LayerInfo, mapping: LowRankMap, errors: Mapping[str, float] | None = None, chosen: str = ""
+    ) -> Factors:
+        """The two filters that a map of the layer's patches amounts to."""
+        xp = array_namespace(mapping.left)
+        mapping = mapping.balanced()
+        first, last = mapping.right, mapping.left
+        if layer.kind == "conv2d":
+            first = xp.reshape(first, (first.shape[0], layer.in_channels, *layer.kernel_size))
+            last = xp.reshape(last, (*last.shape, 1, 1))
+        return Factors((first, last), mapping.bias, errors or {}, chosen)
 
 
 @register
@@ -84,10 +83,9 @@ class SVD(ChannelSplit):
     def fit(
         self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
     ) -> Factors:
-        xp = array_namespace(weight)
-        left, _, _ = truncated_svd(xp.reshape(weight, (weight.shape[0], -1)), rank=ranks[0])
-        keep = LowRankMap(left, left.T, bias - left @ (left.T @ bias))
-        return Factors(*self._weights(layer, weight, bias, keep))
+        folded = array_namespace(weight).reshape(weight, (weight.shape[0], -1))
+        left, _, _ = truncated_svd(folded, rank=ranks[0])
+        return self._factors(layer, LowRankMap(left, left.T @ folded, bias))
 
 
 @register
@@ -103,12 +101,11 @@ class PCA(ChannelSplit):
         self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
     ) -> Factors:
         assert responses is not None
-        regressors = Regressors.of_weight(weight, bias, responses)
+        patches = Regressors.of_patches(weight, bias, responses)
         exact = principal_map(responses.moments.covariance, responses.moments.mean, rank=ranks[0])
-        mapping = exact.astype(weight.dtype)
-        error = regressors.error(mapping, responses)
+        mapping = patches.lifted(exact.astype(weight.dtype))
         kind = "symmetric linear"
-        return Factors(*self._weights(layer, weight, bias, mapping), {kind: error}, kind)
+        return self._factors(layer, mapping, {kind: patches.error(mapping, responses)}, kind)
 
 
 @register
@@ -134,12 +131,16 @@ class GSVD(ChannelSplit):
         self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
     ) -> Factors:
         assert responses is not None
+        patches = Regressors.of_patches(weight, bias, responses)
+        # the layer's responses say all that matters of its patches, except where they are the longer ones
+        direct = layer.patch_size < layer.out_channels
         solution = best_map(
             responses,
-            Regressors.of_weight(weight, bias, responses),
+            patches if direct else patches.responses(),
             rank=ranks[0],
             symmetric=self.symmetric,
             nonlinear=self.nonlinear and layer.activation == "relu",
             judge=self.judge,
         )
-        return Factors(*self._weights(layer, weight, bias, solution.map), solution.errors, solution.chosen)
+        mapping = solution.map if direct else patches.lifted(solution.map)
+        return self._factors(layer, mapping, solution.errors, solution.chosen)

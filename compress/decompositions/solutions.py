@@ -37,8 +37,8 @@ class Regressors:
     offset: Array
 
     @classmethod
-    def of_weight(cls, weight: Array, bias: Array, responses: Responses) -> "Regressors":
-        """The responses of a convolution on the compressed prefix.
+    def of_patches(cls, weight: Array, bias: Array, responses: Responses) -> "Regressors":
+        """What a convolution reads on the compressed prefix.
 
         Args:
             weight: shape (out_channels, in_channels, kernel height, kernel width).
@@ -46,10 +46,10 @@ class Regressors:
             responses: of the layer.
 
         Returns:
-            Regressors that are responses themselves: nothing to lift.
+            Regressors that the weight turns into approximate responses.
         """
         folded = array_namespace(weight).reshape(weight, (weight.shape[0], -1))
-        return cls(responses.fit.patches, responses.held_out.patches, folded, bias).responses()
+        return cls(responses.fit.patches, responses.held_out.patches, folded, bias)
 
     def responses(self) -> "Regressors":
         """The approximate responses that these regressors amount to.
