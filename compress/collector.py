@@ -38,6 +38,7 @@ class Collector:
         self._samplers = {layer.name: Sampler(layer, positions(layer), seed) for layer in layers}
         self._keep = keep
         self._moments: dict[str, Moments] = {}
+        self._on_host: dict[str, Moments] = {}
         self._samples: dict[str, list[Tensor]] = {name: [] for name in self._samplers}
         self._indices: Sequence[int] = ()
         self.indices: list[int] = []
@@ -100,7 +101,7 @@ class Collector:
         return moments
 
     def numpy_moments(self, name: str) -> Moments | None:
-        """Moments of one layer's responses on the host.
+        """Moments of one layer's responses on the host; their spectrum is computed once.
 
         Args:
             name: of the layer.
@@ -110,7 +111,9 @@ class Collector:
         """
         if name not in self._samplers:
             return None
-        return self.moments(name).map(lambda tensor: tensor.cpu().numpy())
+        if name not in self._on_host:
+            self._on_host[name] = self.moments(name).map(lambda tensor: tensor.cpu().numpy())
+        return self._on_host[name]
 
     def take_samples(self, name: str) -> Tensor:
         """Sampled responses of one layer, which are then forgotten here unless they are to be kept.

@@ -174,9 +174,12 @@ def responses_of(layer: LayerInfo, context: Context) -> Responses:
         taken = torch.cat(patches.pop(which), dim=1)
         return Samples(to_array(target[:, judged == which], backend), to_array(taken, backend))
 
-    moments = context.collector.moments(layer.name)
-    arrays = moments.map(lambda tensor: to_array(tensor, backend))
-    return Responses(arrays, samples(False), samples(True), layer.activation)
+    if backend == "numpy":
+        moments = context.collector.numpy_moments(layer.name)
+        assert moments is not None
+    else:
+        moments = context.collector.moments(layer.name).map(lambda tensor: to_array(tensor, backend))
+    return Responses(moments, samples(False), samples(True), layer.activation)
 
 
 def load_(replacement: nn.Sequential, factors: Factors, *, like: Tensor) -> None:

@@ -17,7 +17,6 @@ from cnncompress.measure import Latency
 from cnncompress.memory import peak_rss_mb
 from cnncompress.network import Network
 from cnncompress.plan import LayerPlan, Plan
-from cnncompress.solvers.reduced_rank import descending_eigh
 
 SCHEMA = 1
 _CURVE_POINTS = 64
@@ -105,7 +104,9 @@ def summarize(
 
 def _energy_curve(collector: Collector, name: str) -> list[list[float]]:
     """Share of response energy kept at up to 64 ranks, the full one included."""
-    values = np.maximum(np.asarray(descending_eigh(collector.moments(name).covariance)[0]), 0)
+    moments = collector.numpy_moments(name)
+    assert moments is not None
+    values = np.maximum(moments.spectrum[0], 0)
     total = float(values.sum())
     share = np.cumsum(values) / total if total > 0 else np.ones(len(values))
     ranks = np.unique(np.linspace(1, len(values), _CURVE_POINTS).round().astype(int))

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from array_api_compat import array_namespace, device
 
 from cnncompress.solvers import Array
+from cnncompress.solvers.reduced_rank import descending_eigh
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,8 @@ class Moments:
         """Centred covariance (divided by the count), shape (channels, channels)."""
         mean = self.mean
         return self.second - mean[:, None] * mean[None, :]
+
+    @cached_property
+    def spectrum(self) -> tuple[Array, Array]:
+        """Eigenvalues of the covariance, descending, and eigenvectors as columns."""
+        return descending_eigh(self.covariance)

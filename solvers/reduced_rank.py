@@ -104,11 +104,11 @@ def whitener(covariance: Array, *, cutoff: float = 1e-10) -> Array:
     return vectors[:, :kept] / xp.sqrt(values[:kept])[None, :]
 
 
-def principal_map(covariance: Array, mean: Array, *, rank: int) -> LowRankMap:
+def principal_map(components: Array, mean: Array, *, rank: int) -> LowRankMap:
     """Projection of a response onto its principal components (Zhang et al., eq. 4).
 
     Args:
-        covariance: of the response, shape (channels, channels).
+        components: eigenvectors of the response's covariance as columns, the leading first.
         mean: of the response, shape (channels,).
         rank: number of components kept.
 
@@ -117,12 +117,11 @@ def principal_map(covariance: Array, mean: Array, *, rank: int) -> LowRankMap:
 
     Example:
         >>> import numpy as np
-        >>> cov = np.diag([4.0, 1.0])
-        >>> principal_map(cov, np.array([1.0, 5.0]), rank=1)(np.array([[3.0], [7.0]])).ravel().tolist()
+        >>> _, components = descending_eigh(np.diag([4.0, 1.0]))
+        >>> principal_map(components, np.array([1.0, 5.0]), rank=1)(np.array([[3.0], [7.0]])).ravel().tolist()
         [3.0, 5.0]
     """
-    _, vectors = descending_eigh(covariance)
-    leading = vectors[:, :rank]
+    leading = components[:, :rank]
     return LowRankMap(leading, leading.T, mean - leading @ (leading.T @ mean))
 
 

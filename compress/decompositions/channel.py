@@ -15,7 +15,7 @@ from cnncompress.inspect import LayerInfo
 from cnncompress.responses import Responses
 from cnncompress.solvers import Array
 from cnncompress.solvers.moments import Moments
-from cnncompress.solvers.reduced_rank import LowRankMap, descending_eigh, principal_map
+from cnncompress.solvers.reduced_rank import LowRankMap, principal_map
 from cnncompress.solvers.svd import squared_singular_values, truncated_svd
 
 
@@ -39,7 +39,7 @@ class ChannelSplit(Decomposition):
     @override
     def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
         assert moments is not None
-        return (descending_eigh(moments.covariance)[0],)
+        return (moments.spectrum[0],)
 
     @override
     def build(self, layer: LayerInfo, ranks: Ranks) -> nn.Sequential:
@@ -102,7 +102,7 @@ class PCA(ChannelSplit):
     ) -> Factors:
         assert responses is not None
         patches = Regressors.of_patches(weight, bias, responses)
-        exact = principal_map(responses.moments.covariance, responses.moments.mean, rank=ranks[0])
+        exact = principal_map(responses.moments.spectrum[1], responses.moments.mean, rank=ranks[0])
         mapping = patches.lifted(exact.astype(weight.dtype))
         kind = "symmetric linear"
         return self._factors(layer, mapping, {kind: patches.error(mapping, responses)}, kind)

@@ -22,7 +22,6 @@ from cnncompress.inspect import LayerInfo
 from cnncompress.responses import Responses
 from cnncompress.solvers import Array
 from cnncompress.solvers.moments import Moments
-from cnncompress.solvers.reduced_rank import descending_eigh
 from cnncompress.solvers.spatial import fold, spatial_split
 from cnncompress.solvers.svd import squared_singular_values
 
@@ -82,7 +81,7 @@ class GSVD3D(Decomposition):
     @override
     def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
         assert moments is not None
-        return squared_singular_values(fold(weight)), descending_eigh(moments.covariance)[0]
+        return squared_singular_values(fold(weight)), moments.spectrum[0]
 
     @override
     def build(self, layer: LayerInfo, ranks: Ranks) -> nn.Sequential:
