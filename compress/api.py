@@ -26,7 +26,7 @@ from cnncompress.events import (
     silent,
 )
 from cnncompress.factorize import Context, factorize_, held_out_images, originals
-from cnncompress.folding import fold_batchnorms, foldable
+from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo, inspect_layers
 from cnncompress.loading import load
@@ -163,7 +163,7 @@ def compress(
         options,
     )
 
-    compressed = fold_batchnorms(original, ())
+    compressed = copy_sharing_weights(original)
     prefix = Prefix(compressed, calibration, batch_size=options.batch_size, memory=options.memory)
     context = Context(
         collector=collector, prefix=prefix, holdout=options.holdout, seed=options.seed, backend=backend
@@ -265,7 +265,7 @@ def _compare_variants(
         return {}
 
     def errors(changed: Sequence[LayerPlan]) -> dict[str, float]:
-        copy = fold_batchnorms(original, ())
+        copy = copy_sharing_weights(original)
         prefix = Prefix(copy, calibration, batch_size=options.batch_size, memory=options.memory)
         found = factorize_(copy, layers, changed, replace(context, prefix=prefix))
         return {name: factors.errors[factors.chosen] for name, factors in found.items() if factors.chosen}

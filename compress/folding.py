@@ -42,3 +42,18 @@ def fold_batchnorms(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> nn.Mo
             continue
         copy.set_submodule(norm_name, nn.Identity())
     return copy
+
+
+def copy_sharing_weights(model: nn.Module) -> nn.Module:
+    """A copy whose layers can be replaced while its weights stay those of the original.
+
+    A classifier of half a gigabyte isn't worth a second copy when only convolutions change.
+
+    Args:
+        model: left as it was, as long as nobody writes into the copy's weights.
+
+    Returns:
+        A copy with modules of its own.
+    """
+    weights = (*model.parameters(), *model.buffers())
+    return deepcopy(model, {id(weight): weight for weight in weights})

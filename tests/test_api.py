@@ -86,6 +86,15 @@ def test_callers_model_is_never_changed(net, images):
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
 
 
+def test_result_shares_no_memory_with_the_callers_model(net, images):
+    result = run(net, images)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    with torch.no_grad():
+        for weight in (*result.model.parameters(), *result.model.buffers()):
+            weight.zero_()
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+
+
 def test_same_seed_same_weights_other_seed_other_images(net, images):
     one, two, three = (run(net, images, seed=seed, images=30) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))

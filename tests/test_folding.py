@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from cnncompress.folding import fold_batchnorms, foldable
+from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
 from cnncompress.inspect import inspect_layers
 
 
@@ -33,3 +33,13 @@ def test_folded_network_is_the_same_function_and_the_original_is_untouched():
     assert isinstance(folded[1], nn.Identity)
     assert isinstance(model[1], nn.BatchNorm2d)
     assert inspect_layers(folded, (3, 9, 9))[0].activation == "relu"
+
+
+def test_a_sharing_copy_has_modules_of_its_own():
+    model = network()
+    copy = copy_sharing_weights(model)
+    assert copy[0] is not model[0]
+    assert copy[0].weight is model[0].weight
+    assert copy[1].running_mean is model[1].running_mean
+    copy.set_submodule("0", nn.Identity())
+    assert isinstance(model[0], nn.Conv2d)
