@@ -104,3 +104,29 @@ def test_unreachable_speedups_name_the_limit(layers):
         choose_ranks(candidates(layers, methods), total=total, fixed=fixed, speedup=100)
     limit = float(str(caught.value).split("it is ")[1].split("x")[0])
     assert 2 < limit <= total / fixed
+
+
+def bottlenecks():
+    def block(inputs, inner, outputs):
+        return [nn.Conv2d(inputs, inner, 1), nn.ReLU(), nn.Conv2d(inner, inner, 3, padding=1), nn.ReLU(),
+                nn.Conv2d(inner, outputs, 1), nn.ReLU()]  # fmt: skip
+
+    stem = [nn.Conv2d(3, 32, 7, padding=3), nn.ReLU()]
+    return inspect_layers(nn.Sequential(*stem, *block(32, 32, 96), *block(96, 32, 96)), (3, 12, 12))
+
+
+@pytest.mark.parametrize("rule", ["greedy", "uniform", "joint"])
+@pytest.mark.parametrize("speedup", [2, 3.5])
+def test_networks_of_pointwise_and_spatial_layers_meet_the_budget(rule, speedup):
+    layers = bottlenecks()
+    methods, _ = choose_methods(layers, make("gsvd3d"))
+    assert {method.name for method in methods.values()} == {"gsvd", "gsvd3d"}
+    total = sum(layer.macs for layer in layers)
+    plans = choose_ranks(candidates(layers, methods), total=total, fixed=0, speedup=speedup, rule=rule)
+    after = sum(
+        layer.macs
+        if plans[layer.name].method == "none"
+        else make(plans[layer.name].method).macs(layer, plans[layer.name].ranks)
+        for layer in layers
+    )
+    assert speedup <= total / after < 1.15 * speedup
