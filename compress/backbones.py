@@ -202,7 +202,7 @@ def load_arrays(file: IO[bytes]) -> Any:
 
 
 # NumPy's own function for empty arrays to be filled, reached without naming its private module.
-_reconstruct: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
+_reconstruct: Callable[..., Any] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]  # __reduce__ may be a str
 _ADMITTED: Mapping[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,

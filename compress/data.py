@@ -163,7 +163,7 @@ def _iterable(source: Any) -> Iterable[Any]:
         iter(source)
     except TypeError:
         raise DataError(f"can't read images from {type(source).__name__}; give a folder or batches") from None
-    return source  # type: ignore[no-any-return]
+    return source  # type: ignore[no-any-return]  # iter() has shown it
 
 
 def _copies(calibration: FileSource, evaluation: FileSource) -> Iterator[tuple[str, str]]:

@@ -163,7 +163,7 @@ def _difference(expected: Tensor, output: Tensor) -> float:
         return float("inf")
     scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
     difference = float((expected - output).abs().max()) / scale
-    return difference if difference == difference else float("inf")  # noqa: PLR0124
+    return difference if difference == difference else float("inf")  # noqa: PLR0124 - NaN
 
 
 def _run(model: nn.Module, images: Tensor) -> Any:

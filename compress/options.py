@@ -78,8 +78,8 @@ class Options:
         """What the ranks of a layer are multiples of.
 
         Vector units work on 16 float32 at a time, and on VGG-16 at 4x, timed once on a busy CPU, such ranks
-        ran a tenth faster than unaligned ones in torch and a third in onnxruntime. Where a layer has few channels, steps of 16
-        would be too coarse.
+        ran a tenth faster than unaligned ones in torch and a third in onnxruntime. Where a layer has few
+        channels, steps of 16 would be too coarse.
 
         Args:
             channels: the layer's outputs.

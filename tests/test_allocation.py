@@ -232,6 +232,7 @@ def exhaustive(layers, budget):
     return max(log_energy(layers, ranks) for ranks in affordable)
 
 
+# Speedups of 1.2 to 3: asked for up to 4, single problems exceed the 10 % (up to 14 %), the mean does not.
 def test_greedy_comes_close_to_exhaustive_search():
     rng = np.random.default_rng(0)
     deficits, plain = [], []

@@ -116,7 +116,7 @@ def test_every_combination_is_measured_and_reported() -> None:
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"batch": 0}, {"repeats": 0}, {"runtime": "onnxrutime"}])
 def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(OptionError) as caught:
-        latency(small(4), small(4), (3, 8, 8), **wrong)  # type: ignore[arg-type]
+        latency(small(4), small(4), (3, 8, 8), **wrong)  # type: ignore[arg-type]  # wrong on purpose
     if "runtime" in wrong:
         assert "did you mean onnxruntime" in str(caught.value)
 
