@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # torch takes seconds, --help shall not
     metavar="R[,R]",
     default="torch,onnxruntime",
     show_default=True,
-    help="torch (channels_last) and onnxruntime.",
+    help="torch (channels_last where the network runs in it) and onnxruntime.",
 )
 @click.option(
     "--threads", type=values.counts, metavar="N[,N]", default="1", show_default=True, help="Compute threads."

@@ -14,6 +14,7 @@ from cnncompress.cli import values
 from cnncompress.cli.network_options import load, network_options
 
 OUTPUT = "cnncompress-out"
+DEFAULT_SPEEDUP = 4.0
 
 _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     click.argument("model"),
@@ -21,9 +22,8 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         "--speedup",
         type=values.speedup,
         metavar="N[x]",
-        default="4x",
-        show_default=True,
-        help="How many times fewer multiply-accumulates all convolutions together shall need.",
+        help="How many times fewer multiply-accumulates all convolutions together shall need.  "
+        "[default: 4x; none where options settle all ranks]",
     ),
     click.option(
         "--data",
@@ -50,6 +50,14 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     click.option("--overwrite", is_flag=True, help="Replace earlier results in the --output folder."),
     network_options,
     click.option("--method", default="gsvd3d", show_default=True, help="Decomposition of the convolutions."),
+    click.option(
+        "--colors", type=click.IntRange(1), help="Colours of the monochromatic method: --option colors=N."
+    ),
+    click.option(
+        "--metric-weights",
+        type=click.Choice(["frobenius", "data", "gradient"]),
+        help="What counts in methods that solve on the weight: --option metric=NAME.  [default: frobenius]",
+    ),
     click.option(
         "--option",
         "method_options",
@@ -87,7 +95,12 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         help="Leave layers of these names alone, for example 'layer1.*'; may be repeated.",
     ),
     click.option(
-        "--only", multiple=True, metavar="PATTERN", help="Touch only layers of these names; may be repeated."
+        "--only",
+        "--layer",
+        "only",
+        multiple=True,
+        metavar="PATTERN",
+        help="Touch only layers of these names; may be repeated.",
     ),
     click.option("--include-linear", is_flag=True, help="Decompose linear layers too, and count all MACs."),
     click.option(
@@ -138,7 +151,30 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         is_flag=True,
         help="Also run symmetric and asymmetric, linear and nonlinear solutions throughout, for the report.",
     ),
-    click.option("--no-measure", is_flag=True, help="Don't time the two networks."),
+    click.option(
+        "--finetune",
+        type=click.Choice(["upper"]),
+        help="Then train the layers above the compressed ones until the drop is recovered.",
+    ),
+    click.option(
+        "--train",
+        type=click.Path(path_type=Path),
+        help="Images to fine-tune on, labelled or not.  [default: those of the calibration]",
+    ),
+    click.option(
+        "--epochs",
+        type=click.IntRange(1),
+        default=5,
+        show_default=True,
+        help="Passes over the training images, at most.",
+    ),
+    click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of fine-tuning."),
+    click.option(
+        "--allow-slower",
+        is_flag=True,
+        help="Keep replacements that take longer than the layers that they replace.",
+    ),
+    click.option("--no-measure", is_flag=True, help="Don't time the two networks, nor their layers."),
     click.option("--json", "as_json", is_flag=True, help="Print report.json to stdout, and nothing else."),
     click.option("-q", "--quiet", is_flag=True, help="No progress and no table, only the verdict."),
 )
@@ -163,7 +199,7 @@ def compress(**given: Any) -> None:
     from cnncompress.cli.tables import print_layers, verdict
     from cnncompress.folder import check_folder
 
-    folder = given["output"] or default_folder(given["model"], given["speedup"])
+    folder = given["output"] or default_folder(given["model"], given["speedup"], given["method"])
     overwrite = given["overwrite"] or given["output"] is None
     check_folder(folder, overwrite=overwrite)
     # whatever a library prints must not end up between the braces
@@ -175,23 +211,28 @@ def compress(**given: Any) -> None:
         click.echo(text, nl=False)
         return
     written = json.loads(text)
+    if written["asked"]["speedup"] is None and given["speedup"] is not None:
+        click.echo("note: --speedup was not used: other options settle all ranks", err=True)
     if not given["quiet"]:
         print_layers(written)
     click.echo(f"{verdict(written)} -> {folder}")
 
 
-def default_folder(model: str, speedup: float) -> Path:
+def default_folder(model: str, speedup: float | None, method: str = "gsvd3d") -> Path:
     """Where results go when no folder is given.
 
     Args:
         model: as typed.
-        speedup: as asked.
+        speedup: as asked, or None.
+        method: as asked.
 
     Returns:
         For example ``cnncompress-out/vgg16-4x``, below the working folder.
     """
     name = re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"
-    return Path(OUTPUT) / f"{name}-{speedup:g}x"
+    if speedup is None and method != "gsvd3d":
+        return Path(OUTPUT) / f"{name}-{method}"
+    return Path(OUTPUT) / f"{name}-{speedup or DEFAULT_SPEEDUP:g}x"
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -201,6 +242,29 @@ def _check(given: dict[str, Any]) -> None:
         raise click.UsageError("--ranks manual and --plan FILE go together")
     if given["labels"] is not None and given["evaluation"] is None:
         raise click.UsageError("--labels needs --eval")
+    if given["train"] is not None and given["finetune"] is None:
+        raise click.UsageError("--train needs --finetune upper")
+
+
+def _method_options(given: dict[str, Any]) -> dict[str, Any]:
+    from cnncompress.decompositions import available, knows_option
+
+    options: dict[str, Any] = {}
+    for key, value in given["method_options"]:
+        if key in options:
+            raise click.UsageError(f"--option {key} is given twice")
+        options[key] = value
+    for flag, key in (("colors", "colors"), ("metric-weights", "metric")):
+        value = given[flag.replace("-", "_")]
+        if value is None:
+            continue
+        if key in options:
+            raise click.UsageError(f"{key} is given twice, also as --option {key}=…")
+        if not knows_option(given["method"], key):
+            names = ", ".join(name for name in available() if knows_option(name, key))
+            raise click.UsageError(f"--{flag} is for --method {names}, not for {given['method']}")
+        options[key] = value
+    return options
 
 
 def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:
@@ -208,9 +272,9 @@ def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:
     from cnncompress.data import open_source
 
     options = api.Options(
-        speedup=given["speedup"],
+        speedup=given["speedup"] or DEFAULT_SPEEDUP,
         method=given["method"],
-        method_options=dict(given["method_options"]),
+        method_options=_method_options(given),
         ranks=given["ranks"],
         manual_plan=str(given["plan"]) if given["plan"] else None,
         align=given["align"],
@@ -225,14 +289,20 @@ def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:
         solver=given["solver"],
         device=given["device"],
         seed=given["seed"],
+        finetune=given["finetune"] or "",
+        epochs=given["epochs"],
+        learning_rate=given["lr"],
         measure=not given["no_measure"],
+        allow_slower=given["allow_slower"],
         compare=given["compare"],
     )
     network = load(given, report)
     common = {"preprocess": network.preprocess, "seed": options.seed, "max_bad": given["max_bad"]}
+    # labels that train must be numbered as the network's outputs are, not by the alphabet
+    trained = network.categories if options.finetune else ()
     calibration = evaluation = None
     if given["data"] is not None:
-        calibration = open_source(given["data"], limit=options.images, **common)
+        calibration = open_source(given["data"], limit=options.images, categories=trained, **common)
     if given["evaluation"] is not None:
         evaluation = open_source(
             given["evaluation"],
@@ -241,4 +311,7 @@ def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:
             need_labels=True,
             **common,
         )
-    return api.compress(network, calibration, evaluation, options, report)
+    training = (
+        open_source(given["train"], categories=trained, **common) if given["train"] is not None else None
+    )
+    return api.compress(network, calibration, evaluation, options, report, training=training)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import Any
@@ -14,11 +15,14 @@ from cnncompress.cli.network_options import load, network_options
 @click.command()
 @click.argument("model")
 @network_options
+@click.option("--methods/--no-methods", default=True, help="Whether to list which methods fit each layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 def inspect(**given: Any) -> None:
-    """List the layers of MODEL: shape, MACs, what follows, and which can be decomposed.
+    """List the layers of MODEL: shape, MACs, what follows, which can be decomposed and by which methods.
 
-    Nothing is downloaded: unless --weights or --checkpoint say otherwise, the weights are random.
+    Methods come with the values that their options may take, the greatest ranks, and the ranks that need
+    half the multiply-accumulates. Nothing is downloaded: unless --weights or --checkpoint say otherwise, the
+    weights are random.
     """
     from cnncompress.cli.progress import Progress
     from cnncompress.inspect import inspect_layers
@@ -30,12 +34,45 @@ def inspect(**given: Any) -> None:
         layers = inspect_layers(network.model, network.input_size)
     if given["as_json"]:
         click.echo(json.dumps([_entry(layer) for layer in layers], indent=2))
-    else:
-        _print(given["model"], network.input_size, layers)
+        return
+    if given["methods"]:
+        _print_methods([layer for layer in layers if layer.eligible])
+        click.echo()
+    _print(given["model"], network.input_size, layers)
 
 
 def _entry(layer: Any) -> dict[str, Any]:
-    return {**asdict(layer), "macs": layer.macs, "params": layer.params}
+    from cnncompress.applicability import applicability
+
+    methods = [found.to_json() for found in applicability(layer)] if layer.eligible else []
+    return {**asdict(layer), "macs": layer.macs, "params": layer.params, "methods": methods}
+
+
+def _print_methods(layers: Sequence[Any]) -> None:
+    from cnncompress.applicability import applicability
+    from cnncompress.cli.tables import print_table
+    from cnncompress.formats import format_count
+
+    columns = ("layer", "method", "fits", "ranks up to", "MACs then", "half the MACs at", "option values")
+    rows = [
+        (
+            layer.name if position == 0 else "",
+            found.method,
+            f"no: {found.obstacle}" if found.obstacle else "yes",
+            _assignments(found.limits),
+            format_count(found.macs_full) if found.macs_full is not None else "-",
+            _assignments(found.half),
+            "; ".join(f"{key}: {','.join(map(str, values))}" for key, values in (found.options or {}).items())
+            or "-",
+        )
+        for layer in layers
+        for position, found in enumerate(applicability(layer))
+    ]
+    print_table(columns, rows, right=("MACs then",), wrap=("fits", "option values"))
+
+
+def _assignments(values: Mapping[str, int] | None) -> str:
+    return ", ".join(f"{key}={value}" for key, value in (values or {}).items()) or "-"
 
 
 def _print(model: str, input_size: tuple[int, ...], layers: tuple[Any, ...]) -> None:

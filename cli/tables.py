@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cnncompress.formats import format_bytes, format_count, format_number, format_percent, format_times
+from cnncompress.layer_timing import is_slower
 
 UNLIMITED = 10_000  # columns; rich otherwise takes a pipe for 80 columns wide
 
@@ -61,7 +62,7 @@ def print_layers(report: Mapping[str, Any]) -> None:
     Args:
         report: schema 1.
     """
-    columns = ("layer", "method", "ranks", "MACs", "after", "ratio", "energy", "error", "why")
+    columns = ("layer", "method", "ranks", "MACs", "after", "ratio", "speed", "energy", "error", "why")
     rows = [
         (
             layer["name"],
@@ -70,13 +71,19 @@ def print_layers(report: Mapping[str, Any]) -> None:
             format_count(layer["macs_before"]),
             format_count(layer["macs_after"]),
             format_times(layer["macs_before"] / layer["macs_after"]) if layer["macs_after"] else "-",
+            _speed(layer.get("layer_speedup")),
             format_percent(layer["energy_kept"]),
             format_number(layer["error_heldout"]),
             "; ".join(filter(None, (layer.get("chosen"), layer["reason"]))),
         )
         for layer in report["layers"]
     ]
-    print_table(columns, rows, right=columns[2:8], wrap=("why",))
+    print_table(columns, rows, right=columns[2:9], wrap=("why",))
+
+
+def _speed(ratio: float | None) -> str:
+    # the word stands in front, so that the numbers of a column stay aligned
+    return ("slower " if is_slower(ratio) else "") + format_times(ratio)
 
 
 def print_latencies(lines: Iterable[Mapping[str, Any]]) -> None:
@@ -114,7 +121,8 @@ def verdict(report: Mapping[str, Any]) -> str:
     macs = report["macs"]
     asked = report["asked"]
     delivered = macs["conv_speedup"] if asked["budget"] == "conv MACs" else macs["speedup"]
-    parts = [f"{format_times(delivered)} fewer {asked['budget']} (asked {format_times(asked['speedup'])})"]
+    aim = "ranks as asked" if asked["speedup"] is None else f"asked {format_times(asked['speedup'])}"
+    parts = [f"{format_times(delivered)} fewer {asked['budget']} ({aim})"]
     accuracy, fidelity = report.get("accuracy"), report.get("fidelity")
     if accuracy:
         before, after, drop = (

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnncompress.api import Options, Result, compress, compress_model, load
-    from cnncompress.decompositions import register
+    from cnncompress.decompositions import (
+        GSVD,
+        GSVD3D,
+        PCA,
+        BiclusteringOuter,
+        BiclusteringSVD,
+        Monochromatic,
+        Outer,
+        Spatial,
+        SVDIn,
+        SVDOut,
+        register,
+    )
     from cnncompress.errors import CompressError
     from cnncompress.models import load_network
     from cnncompress.network import Network, Preprocess
@@ -19,7 +31,13 @@ _HOMES = {
     "compress": "api",
     "compress_model": "api",
     "load": "api",
-    "register": "decompositions",
+    **dict.fromkeys(
+        (
+            *("GSVD", "GSVD3D", "PCA", "BiclusteringOuter", "BiclusteringSVD", "Monochromatic"),
+            *("Outer", "SVDIn", "SVDOut", "Spatial", "register"),
+        ),
+        "decompositions",
+    ),
     "CompressError": "errors",
     "load_network": "models",
     "Network": "network",
@@ -29,13 +47,23 @@ _HOMES = {
 }
 
 __all__ = [
+    "GSVD",
+    "GSVD3D",
+    "PCA",
+    "BiclusteringOuter",
+    "BiclusteringSVD",
     "CompressError",
     "LayerPlan",
+    "Monochromatic",
     "Network",
     "Options",
+    "Outer",
     "Plan",
     "Preprocess",
     "Result",
+    "SVDIn",
+    "SVDOut",
+    "Spatial",
     "compress",
     "compress_model",
     "load",

@@ -9,37 +9,41 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnncompress.absorption import absorb_orders
 from cnncompress.arrays import choose_backend
+from cnncompress.calibration import calibrate
 from cnncompress.clock import Clock
-from cnncompress.collector import Collector
 from cnncompress.data import Source, check_disjoint, open_source
 from cnncompress.decompositions import Factors
 from cnncompress.default_data import default_data
+from cnncompress.effective_kernel import filters_of
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, compare
 from cnncompress.events import (
     Note,
     Reporter,
-    StageAdvanced,
     StageDone,
     StageStarted,
     silent,
 )
 from cnncompress.factorize import Context, factorize_, held_out_images, originals
+from cnncompress.finetune import Finetuned, finetune_upper, layers_above
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo, inspect_layers
 from cnncompress.loading import load
 from cnncompress.measure import latencies
+from cnncompress.memory_layout import CONTIGUOUS_NOTE, faster_layout
 from cnncompress.network import Network, Preprocess
 from cnncompress.options import Options
 from cnncompress.output import write_results
 from cnncompress.plan import LayerPlan, Plan
-from cnncompress.planning import outline, plan_layers
+from cnncompress.planning import outline
 from cnncompress.prefix import Prefix
-from cnncompress.responses import enough_positions
 from cnncompress.summary import summarize
+from cnncompress.training import Recipe
 from cnncompress.variants import VARIANTS, compare_variants
+from cnncompress.worthwhile import plan_worthwhile
 
 __all__ = ["Options", "Result", "compress", "compress_model", "default_data", "load"]
 
@@ -88,6 +92,7 @@ def compress_model(
     *,
     speedup: float = 4.0,
     eval_data: Source | None = None,
+    train_data: Source | None = None,
     report: Reporter = silent,
     **options: Any,
 ) -> Result:
@@ -99,6 +104,7 @@ def compress_model(
             `cnncompress.data.open_source` reads; labels aren't needed.
         speedup: original over compressed cost of the convolutions.
         eval_data: images with labels, to measure the accuracy.
+        train_data: images to fine-tune on; None takes the calibration images.
         report: receives the progress.
         **options: further fields of `Options`.
 
@@ -116,7 +122,8 @@ def compress_model(
     evaluation = (
         open_source(eval_data, preprocess=shaped, need_labels=True) if eval_data is not None else None
     )
-    return compress(network, opened, evaluation, chosen, report)
+    training = open_source(train_data, preprocess=shaped) if train_data is not None else None
+    return compress(network, opened, evaluation, chosen, report, training=training)
 
 
 def compress(
@@ -125,6 +132,8 @@ def compress(
     evaluation: ImageSource | None,
     options: Options,
     report: Reporter = silent,
+    *,
+    training: ImageSource | None = None,
 ) -> Result:
     """Compress a network.
 
@@ -134,6 +143,7 @@ def compress(
         evaluation: images with labels; None compares the two networks on held-out calibration images.
         options: of the run.
         report: receives the progress.
+        training: images to fine-tune on; None takes the calibration images.
 
     Returns:
         The compressed network with its plan and report.
@@ -147,28 +157,37 @@ def compress(
         network = replace(network, notes=(*network.notes, *note))
     if evaluation is not None:
         check_disjoint(calibration, evaluation)
+        if training is not None:
+            check_disjoint(training, evaluation)
+    layout = faster_layout(network.model, network.input_size)
+    if layout is torch.contiguous_format:
+        network = replace(network, notes=(*network.notes, CONTIGUOUS_NOTE))
     for note_text in network.notes:
         clock(Note(note_text))
 
     found = inspect_layers(network.model, network.input_size)
     folded = foldable(found)
-    original = fold_batchnorms(network.model, folded).to(device).to(memory_format=torch.channels_last)
+    original = fold_batchnorms(network.model, folded).to(device).to(memory_format=layout)
     layers = inspect_layers(original, network.input_size)
     outlined = outline(layers, options)
-    collector = _calibrate(original, outlined.observed, calibration, options, clock)
-    plans = plan_layers(
-        outlined,
-        {name: weight for name, (weight, _) in originals(original, list(outlined.methods)).items()},
-        collector.numpy_moments,
-        options,
+    if options.finetune:
+        layers_above(list(outlined.methods), layers)  # refused now rather than after the work
+    known = calibrate(original, outlined.observed, outlined.methods, calibration, options, clock)
+    weights = {name: weight for name, (weight, _) in originals(original, list(outlined.methods)).items()}
+    plans, times = plan_worthwhile(
+        outlined, weights, known.statistics, original, options, clock, pinned=network.features
     )
 
     compressed = copy_sharing_weights(original)
     prefix = Prefix(compressed, calibration, batch_size=options.batch_size, memory=options.memory)
     context = Context(
-        collector=collector, prefix=prefix, holdout=options.holdout, seed=options.seed, backend=backend
+        calibration=known, prefix=prefix, holdout=options.holdout, seed=options.seed, backend=backend
     )
     factors = _factorize(compressed, layers, plans, context, clock)
+    pictures = _first_filters(original, compressed, layers, plans)
+    absorbed = absorb_orders(compressed, pinned=network.features)
+    images = calibration if training is None else training
+    compressed, finetuned = _finetune(original, compressed, layers, plans, images, options, clock)
     alone = _compare_variants(original, layers, plans, context, calibration, options, clock)
 
     comparison = _compare(original, compressed, network, calibration, evaluation, options, clock)
@@ -186,18 +205,27 @@ def compress(
         categories=network.categories,
         folded=folded,
         layers=tuple(plans),
+        absorbed=absorbed,
         options=options.to_json(),
         seed=options.seed,
         data_hash=calibration.hash,
         environment=environment(),
     )
+    settled = outlined.given is not None or all(
+        planned.method == "none" or outlined.settled(layer, options)
+        for layer, planned in zip(layers, plans, strict=True)
+    )
     summary = summarize(
         network=network,
+        asked=None if settled else options.speedup,
         plan=plan,
         layers=layers,
         original=network.model,
         compressed=compressed,
-        collector=collector,
+        collector=known.collector,
+        layer_times=times,
+        filters=pictures,
+        finetuned=finetuned,
         factors=factors,
         alone=alone,
         comparison=comparison,
@@ -207,34 +235,6 @@ def compress(
         timing=clock.seconds,
     )
     return Result(compressed.to("cpu"), network, plan, summary)
-
-
-def _calibrate(
-    original: nn.Module,
-    layers: Sequence[LayerInfo],
-    source: ImageSource,
-    options: Options,
-    report: Reporter,
-) -> Collector:
-    """One pass of the original network over the calibration images."""
-    fitted = max(1, round((1 - options.holdout) * len(source)))
-
-    def positions(layer: LayerInfo) -> int:
-        return options.positions or enough_positions(layer, images=fitted)
-
-    collector = Collector(layers, positions=positions, seed=options.seed, keep=options.compare)
-    if not layers:
-        return collector
-    stage, begun = "calibrate", time.perf_counter()
-    report(StageStarted(stage, len(source)))
-    reference = next(original.parameters())
-    with torch.inference_mode(), collector.watching(original) as begin:
-        for batch in source.batches(options.batch_size):
-            begin(batch.indices.tolist())
-            original(batch.images.to(reference.device, reference.dtype, memory_format=torch.channels_last))
-            report(StageAdvanced(stage, len(batch.images)))
-    report(StageDone(stage, time.perf_counter() - begun))
-    return collector
 
 
 def _factorize(
@@ -249,6 +249,44 @@ def _factorize(
     factors = factorize_(compressed, layers, plans, context, report)
     report(StageDone(stage, time.perf_counter() - begun))
     return factors
+
+
+def _finetune(
+    original: nn.Module,
+    compressed: nn.Module,
+    layers: Sequence[LayerInfo],
+    plans: Sequence[LayerPlan],
+    images: ImageSource,
+    options: Options,
+    report: Reporter,
+) -> tuple[nn.Module, Finetuned | None]:
+    """Train the layers above the compressed ones, if the user wants it."""
+    if not options.finetune:
+        return compressed, None
+    replaced = [planned.name for planned in plans if planned.method != "none"]
+    recipe = Recipe(epochs=options.epochs, learning_rate=options.learning_rate, seed=options.seed)
+    return finetune_upper(
+        original,
+        compressed,
+        upper=layers_above(replaced, layers),
+        source=images,
+        recipe=recipe,
+        holdout=options.holdout,
+        memory=options.memory,
+        report=report,
+    )
+
+
+def _first_filters(
+    original: nn.Module, compressed: nn.Module, layers: Sequence[LayerInfo], plans: Sequence[LayerPlan]
+) -> dict[str, Any] | None:
+    """The filters of the first layer that was replaced, before and after, if they look at colours."""
+    for layer, planned in zip(layers, plans, strict=True):
+        if planned.method != "none":
+            before, after = (model.get_submodule(layer.name) for model in (original, compressed))
+            assert isinstance(before.weight, torch.Tensor)
+            return filters_of(before.weight, after, layer)
+    return None
 
 
 def _compare_variants(

@@ -1,17 +1,49 @@
 """Watches the original network: moments of responses over all positions, and samples at a few."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from cnncompress.errors import NumericsError
+from cnncompress.errors import ModelError, NumericsError, unknown_name
 from cnncompress.inspect import LayerInfo
 from cnncompress.responses import Sampler, at_least_float32, flatten_positions
 from cnncompress.solvers.moments import Moments
 
 _CHUNK = 65_536  # samples whose products are summed in float32 before they go to float64
+
+
+class _LayerMoments:
+    """Moments of one kind of values, by layer."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._sums: dict[str, Moments] = {}
+        self._on_host: dict[str, Moments] = {}
+
+    def add(self, layer: LayerInfo, values: Tensor) -> None:
+        """Add those of one batch, a chunk of positions at a time."""
+        rows = flatten_positions(layer, values).flatten(0, 1)
+        for chunk in torch.split(rows, _CHUNK):
+            moments = Moments.of(at_least_float32(chunk).T)
+            known = self._sums.get(layer.name)
+            self._sums[layer.name] = moments if known is None else known + moments
+
+    def of(self, name: str) -> Moments:
+        """The sums of one layer, as float64 tensors."""
+        moments = self._sums[name]
+        if not bool(torch.isfinite(moments.outer).all()):
+            raise NumericsError(
+                f"{name}: its {self._kind} hold NaN or infinity; check the weights and the preprocessing"
+            )
+        return moments
+
+    def on_host(self, name: str) -> Moments:
+        """The sums of one layer, as NumPy arrays; always the same object, so that it keeps its spectrum."""
+        if name not in self._on_host:
+            self._on_host[name] = self.of(name).map(lambda tensor: tensor.cpu().numpy())
+        return self._on_host[name]
 
 
 class Collector:
@@ -22,6 +54,10 @@ class Collector:
         positions: how many positions of a layer are sampled in each image.
         seed: of the positions.
         keep: hand out samples again and again, instead of forgetting them once they were taken.
+        inputs: names of those layers of which the moments of the input channels are wanted too.
+
+    Raises:
+        ModelError: ``inputs`` names a layer that isn't watched.
 
     Attributes:
         indices: positions in the list of all of the images seen so far.
@@ -34,11 +70,16 @@ class Collector:
         positions: Callable[[LayerInfo], int],
         seed: int,
         keep: bool = False,
+        inputs: Collection[str] = (),
     ) -> None:
         self._samplers = {layer.name: Sampler(layer, positions(layer), seed) for layer in layers}
+        for name in inputs:
+            if name not in self._samplers:
+                raise ModelError(unknown_name("layer", name, self._samplers))
         self._keep = keep
-        self._moments: dict[str, Moments] = {}
-        self._on_host: dict[str, Moments] = {}
+        self._inputs = frozenset(inputs)
+        self._response_moments = _LayerMoments("responses")
+        self._input_moments = _LayerMoments("inputs")
         self._samples: dict[str, list[Tensor]] = {name: [] for name in self._samplers}
         self._indices: Sequence[int] = ()
         self.indices: list[int] = []
@@ -70,35 +111,25 @@ class Collector:
         sampler = self._samplers[name]
 
         def collect(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            del module, inputs
+            del module
             # taken at once: the rectifier that follows may overwrite the output in place
-            rows = flatten_positions(sampler.layer, output).flatten(0, 1)
-            for chunk in torch.split(rows, _CHUNK):
-                moments = Moments.of(at_least_float32(chunk).T)
-                known = self._moments.get(name)
-                self._moments[name] = moments if known is None else known + moments
+            self._response_moments.add(sampler.layer, output)
+            if name in self._inputs:
+                self._input_moments.add(sampler.layer, inputs[0])
             self._samples[name].append(sampler.outputs(output, self._indices))
 
         return collect
 
     def moments(self, name: str) -> Moments:
-        """Moments of one layer's responses.
+        """Moments of one layer's responses; an error if these held NaN or infinity.
 
         Args:
             name: of the layer.
 
         Returns:
             Sums as float64 tensors.
-
-        Raises:
-            NumericsError: the responses held NaN or infinity.
         """
-        moments = self._moments[name]
-        if not bool(torch.isfinite(moments.outer).all()):
-            raise NumericsError(
-                f"{name}: its responses hold NaN or infinity; check the weights and the preprocessing"
-            )
-        return moments
+        return self._response_moments.of(name)
 
     def numpy_moments(self, name: str) -> Moments | None:
         """Moments of one layer's responses on the host; their spectrum is computed once.
@@ -109,11 +140,29 @@ class Collector:
         Returns:
             Sums as NumPy arrays; None if the layer wasn't watched.
         """
-        if name not in self._samplers:
-            return None
-        if name not in self._on_host:
-            self._on_host[name] = self.moments(name).map(lambda tensor: tensor.cpu().numpy())
-        return self._on_host[name]
+        return self._response_moments.on_host(name) if name in self._samplers else None
+
+    def input_moments(self, name: str) -> Moments:
+        """Moments of one layer's input channels, a sample a pixel; an error if these held NaN or infinity.
+
+        Args:
+            name: of a layer whose inputs were asked for.
+
+        Returns:
+            Sums as float64 tensors.
+        """
+        return self._input_moments.of(name)
+
+    def numpy_input_moments(self, name: str) -> Moments | None:
+        """Moments of one layer's input channels on the host; their spectrum is computed once.
+
+        Args:
+            name: of the layer.
+
+        Returns:
+            Sums as NumPy arrays; None if the layer's inputs weren't asked for.
+        """
+        return self._input_moments.on_host(name) if name in self._inputs else None
 
     def take_samples(self, name: str) -> Tensor:
         """Sampled responses of one layer, which are then forgotten here unless they are to be kept.

@@ -28,7 +28,7 @@ def default_data(network: Network, images: int, seed: int) -> Data:
         drawn = np.random.default_rng((seed, 2)).permutation(len(train.paths))[:images]
         calibration = paths_source(
             [train.paths[i] for i in drawn],
-            None,
+            [train.labels[i] for i in drawn],
             network.preprocess,
             root,
             description=f"{len(drawn)} training images of elpv-dataset",

@@ -8,6 +8,7 @@ and exits with 2.
     ├── DataError       images or labels can't be read, or don't fit
     ├── DownloadError   a file can't be fetched
     ├── BudgetError     the speedup that was asked can't be reached
+    ├── SlowerError     a replacement takes longer than the layer
     ├── RankError       a rank out of its range
     ├── OptionError     an option that is unknown or out of its range
     ├── NumericsError   NaN or infinity where numbers are needed
@@ -39,11 +40,15 @@ class BudgetError(CompressError, ValueError):
     """The speedup that was asked can't be reached."""
 
 
+class SlowerError(CompressError, ValueError):
+    """A replacement takes longer than the layer."""
+
+
 class RankError(CompressError, ValueError):
     """A rank out of its range."""
 
-    def __init__(self, layer: str, rank: int, limit: int) -> None:
-        super().__init__(f"{layer}: rank must be between 1 and {limit}, got {rank}")
+    def __init__(self, layer: str, rank: int, limit: int, name: str = "rank") -> None:
+        super().__init__(f"{layer}: {name} must be between 1 and {limit}, got {rank}")
 
 
 class OptionError(CompressError, ValueError):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cnncompress.errors import DataError, NumericsError
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
 from cnncompress.image_source import ImageSource
+from cnncompress.memory_layout import layout_of
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,7 @@ def compare(
     stage, begun = "evaluate", time.perf_counter()
     report(StageStarted(stage, len(only) if only is not None else len(source)))
     outputs, maps = _RelativeError(), _RelativeError()
+    layout = layout_of(original)
     cosines: list[Tensor] = []
     agree: list[Tensor] = []
     before: list[Tensor] = []
@@ -172,7 +174,7 @@ def compare(
                     continue
                 images, labels = images[chosen], labels[chosen] if labels is not None else None
             reference = next(original.parameters())
-            ready = images.to(reference.device, reference.dtype, memory_format=torch.channels_last)
+            ready = images.to(reference.device, reference.dtype, memory_format=layout)
             y, y_hat = original(ready), compressed(ready)
             if not bool(torch.isfinite(y_hat).all()):
                 raise NumericsError("the compressed network's output holds NaN or infinity on real images")

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.arrays import to_array, to_tensor
-from cnncompress.collector import Collector
+from cnncompress.calibration import Calibration
 from cnncompress.decompositions import Factors, make
 from cnncompress.errors import DataError, NumericsError
 from cnncompress.events import LayerDone, Reporter, silent
 from cnncompress.inspect import LayerInfo
+from cnncompress.layers.channel_order import ChannelOrder
 from cnncompress.plan import LayerPlan
 from cnncompress.prefix import Prefix
 from cnncompress.responses import Responses, Samples
@@ -26,14 +27,14 @@ class Context:
     """What stays the same for all layers of a run.
 
     Attributes:
-        collector: moments and samples of the original network.
+        calibration: what is known of the original network.
         prefix: runs the network that is being compressed.
         holdout: share of the images that judge and are not fitted.
         seed: draws those images.
         backend: library of the solvers.
     """
 
-    collector: Collector
+    calibration: Calibration
     prefix: Prefix
     holdout: float
     seed: int
@@ -157,8 +158,9 @@ def responses_of(layer: LayerInfo, context: Context) -> Responses:
     Returns:
         Responses as arrays of the solvers' library.
     """
-    sampler = context.collector.sampler(layer.name)
-    judges = held_out_images(context.collector.indices, share=context.holdout, seed=context.seed)
+    collector = context.calibration.collector
+    sampler = collector.sampler(layer.name)
+    judges = held_out_images(collector.indices, share=context.holdout, seed=context.seed)
     patches: dict[bool, list[Tensor]] = {False: [], True: []}
     held_out: list[Tensor] = []
     for indices, inputs in context.prefix.inputs_of(layer.name):
@@ -167,19 +169,16 @@ def responses_of(layer: LayerInfo, context: Context) -> Responses:
         held_out.append(judging.repeat_interleave(found.shape[1] // len(indices)))
         for which in (False, True):
             patches[which].append(found[:, held_out[-1] == which])
-    target, judged = context.collector.take_samples(layer.name), torch.cat(held_out)
+    target, judged = collector.take_samples(layer.name), torch.cat(held_out)
     backend = context.backend
 
     def samples(which: bool) -> Samples:
         taken = torch.cat(patches.pop(which), dim=1)
         return Samples(to_array(target[:, judged == which], backend), to_array(taken, backend))
 
-    if backend == "numpy":
-        moments = context.collector.numpy_moments(layer.name)
-        assert moments is not None
-    else:
-        moments = context.collector.moments(layer.name).map(lambda tensor: to_array(tensor, backend))
-    return Responses(moments, samples(False), samples(True), layer.activation)
+    statistics = context.calibration.statistics(layer.name, backend)
+    assert statistics is not None
+    return Responses(statistics, samples(False), samples(True), layer.activation)
 
 
 def load_(replacement: nn.Sequential, factors: Factors, *, like: Tensor) -> None:
@@ -193,16 +192,18 @@ def load_(replacement: nn.Sequential, factors: Factors, *, like: Tensor) -> None
         like: gives type and device.
     """
     replacement.to(device=like.device, dtype=like.dtype)
+    weighted = [module for module in replacement if isinstance(module, nn.Conv2d | nn.Linear)]
+    permuting = [module for module in replacement if isinstance(module, ChannelOrder)]
     with torch.no_grad():
-        for module, weight in zip(replacement, factors.weights, strict=True):
-            solved = to_tensor(weight, like).reshape([*weight.shape])
-            target = module.weight
-            assert isinstance(target, Tensor)
-            target.zero_()
-            target[tuple(slice(0, size) for size in solved.shape)] = solved
-        last = replacement[-1].bias
-        assert isinstance(last, Tensor)
-        last.copy_(to_tensor(factors.bias, like))
+        for layer, weight in zip(weighted, factors.weights, strict=True):
+            solved = to_tensor(weight, like)
+            solved = solved.reshape(solved.shape[: layer.weight.ndim])
+            layer.weight.zero_()
+            layer.weight[tuple(slice(0, size) for size in solved.shape)] = solved
+        for permutation, order in zip(permuting, factors.orders, strict=True):
+            permutation.order.copy_(torch.from_numpy(order))
+        assert weighted[-1].bias is not None
+        weighted[-1].bias.copy_(to_tensor(factors.bias, like))
 
 
 def originals(model: nn.Module, names: Sequence[str]) -> Mapping[str, tuple[Array, Array]]:

@@ -1,49 +1,14 @@
-"""The report's curves as inline SVG whose colours the page's style sheet decides."""
+"""The report's curves."""
 
-import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from cnncompress.svg import INK, SERIES, drawing, to_svg
 
-# matplotlib knows no CSS variables: it draws in these colours, which are replaced in its output
-_INK, _FAINT = "#010203", "#010204"
-_SERIES = tuple(f"#0102{number:02x}" for number in range(16, 24))
-_CSS = {_INK: "currentColor", _FAINT: "var(--faint)"} | {
-    color: f"var(--series-{number})" for number, color in enumerate(_SERIES, 1)
-}
 _MARKERS = "osD^vPX*"
 _COLUMNS = 5
 _ERROR_CEILING = 2.0  # beyond it a layer is lost anyway, and the other curves would be squeezed
-
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, scaled and coloured
-    "font.family": "sans-serif",
-    "font.size": 9.0,
-    "text.parse_math": False,  # names of layers are not formulas
-    "text.color": _INK,
-    "axes.edgecolor": _FAINT,
-    "axes.labelcolor": _INK,
-    "axes.titlesize": 9.0,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.facecolor": "none",
-    "grid.color": _FAINT,
-    "grid.linewidth": 0.5,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0,
-    "figure.facecolor": "none",
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-}
 
 
 def energy_curves(
@@ -64,15 +29,15 @@ def energy_curves(
     lines = {line["name"]: line for line in layers}
     columns = min(_COLUMNS, len(curves))
     rows = math.ceil(len(curves) / columns)
-    with _figure(1.9 * columns, 1.55 * rows + 0.2) as figure:
+    with drawing(1.9 * columns, 1.55 * rows + 0.2) as figure:
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
         lowest = min(share for points in curves.values() for _, share in points)
         for panel in panels.flat[len(curves) :]:
             panel.set_visible(False)
         for panel, (name, points) in zip(panels.flat, curves.items(), strict=False):
             ranks, shares = zip(*points, strict=True)
-            panel.fill_between(ranks, shares, lowest, color=_SERIES[0], alpha=0.15, linewidth=0)
-            panel.plot(ranks, shares, color=_SERIES[0])
+            panel.fill_between(ranks, shares, lowest, color=SERIES[0], alpha=0.15, linewidth=0)
+            panel.plot(ranks, shares, color=SERIES[0])
             panel.set_xlim(0, max(ranks))
             panel.set_xticks([0, max(ranks)])
             panel.set_ylim(math.floor(lowest * 10) / 10, 1.02)
@@ -80,7 +45,7 @@ def energy_curves(
             panel.set_title(_shortened(name, 26))
             chosen = _chosen_rank(lines.get(name, {}), points)
             if chosen is not None:
-                panel.plot([chosen[0]], [chosen[1]], "o", color=_SERIES[1], markersize=5)
+                panel.plot([chosen[0]], [chosen[1]], "o", color=SERIES[1], markersize=5)
                 # curves bend upwards to the left: the lower right corner is always free
                 panel.text(
                     0.96,
@@ -89,7 +54,7 @@ def energy_curves(
                     transform=panel.transAxes,
                     ha="right",
                 )
-        return _svg(figure, "Energy kept against rank, layer by layer")
+        return to_svg(figure, "Energy kept against rank, layer by layer")
 
 
 def error_curves(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -110,13 +75,13 @@ def error_curves(layers: Sequence[Mapping[str, Any]]) -> str:
     source = "errors_alone" if any(line.get("errors_alone") for line in solved) else "errors"
     kinds = list(dict.fromkeys(kind for line in solved for kind in line.get(source) or {}))
     at = range(len(solved))
-    with _figure(9.5, 3.6 + _label_height(solved)) as figure:
+    with drawing(9.5, 3.6 + _label_height(solved)) as figure:
         axes = figure.subplots()
         highest = 0.0
         for number, kind in enumerate(kinds):
             values = [_number((line.get(source) or {}).get(kind)) for line in solved]
             highest = max([highest, *(value for value in values if value == value)])  # noqa: PLR0124 - NaN
-            color, marker = _SERIES[number % len(_SERIES)], _MARKERS[number % len(_MARKERS)]
+            color, marker = SERIES[number % len(SERIES)], _MARKERS[number % len(_MARKERS)]
             axes.plot(at, values, color=color, marker=marker, markersize=4, label=kind)
         chosen = [_number(line.get("error_heldout")) for line in solved]
         highest = max([highest, *(value for value in chosen if value == value)])  # noqa: PLR0124 - NaN
@@ -124,7 +89,7 @@ def error_curves(layers: Sequence[Mapping[str, Any]]) -> str:
             at,
             chosen,
             "o",
-            color=_INK,
+            color=INK,
             markerfacecolor="none",
             markersize=9,
             markeredgewidth=1.2,
@@ -135,7 +100,7 @@ def error_curves(layers: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xticks(at, [_shortened(line["name"], 20) for line in solved], rotation=45, ha="right")
         axes.grid(visible=False, axis="x")
         figure.legend(loc="outside upper left", ncols=min(len(kinds) + 1, 5), columnspacing=1.5)
-        return _svg(figure, "Held-out error along depth, for each kind of solution")
+        return to_svg(figure, "Held-out error along depth, for each kind of solution")
 
 
 def mac_bars(layers: Sequence[Mapping[str, Any]]) -> str:
@@ -152,40 +117,16 @@ def mac_bars(layers: Sequence[Mapping[str, Any]]) -> str:
     before = [line["macs_before"] / 1e6 for line in layers]
     after = [line["macs_after"] / 1e6 for line in layers]
     at = range(len(layers))
-    with _figure(9.5, 0.9 + 0.24 * len(layers)) as figure:
+    with drawing(9.5, 0.9 + 0.24 * len(layers)) as figure:
         axes = figure.subplots()
-        axes.barh(at, before, height=0.78, color=_SERIES[0], alpha=0.3, label="before")
-        axes.barh(at, after, height=0.42, color=_SERIES[0], label="after")
+        axes.barh(at, before, height=0.78, color=SERIES[0], alpha=0.3, label="before")
+        axes.barh(at, after, height=0.42, color=SERIES[0], label="after")
         axes.set_yticks(at, [_shortened(line["name"], 30) for line in layers])
         axes.set_ylim(len(layers) - 0.4, -0.6)
         axes.set_xlabel("million MACs an image")
         axes.grid(visible=False, axis="y")
         figure.legend(loc="outside upper left", ncols=2)
-        return _svg(figure, "MACs of each layer before and after")
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator["Figure"]:
-    # imported here since it takes half a second; no pyplot, so no window system and no global figure
-    from matplotlib import rc_context  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
-    with rc_context(_STYLE):
-        yield Figure(figsize=(width, height), layout="constrained")
-
-
-def _svg(figure: "Figure", title: str) -> str:
-    from matplotlib import rc_context  # noqa: PLC0415
-
-    buffer = io.StringIO()
-    # the salt keeps ids of several figures on one page apart, and equal from run to run
-    with rc_context({"svg.hashsalt": title}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    for color, css in _CSS.items():
-        text = text.replace(color, css)
-    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+        return to_svg(figure, "MACs of each layer before and after")
 
 
 def _chosen_rank(line: Mapping[str, Any], points: Sequence[Sequence[float]]) -> tuple[float, float] | None:

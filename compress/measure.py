@@ -4,7 +4,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,18 @@ from torch import Tensor, nn
 from cnncompress.errors import OptionError, unknown_name
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
 from cnncompress.export import write_onnx
+from cnncompress.interleave import (
+    Pair,
+    Run,
+    alternate,
+    device_of,
+    ratio_of_neighbours,
+    torch_run,
+    torch_threads,
+)
+from cnncompress.memory_layout import faster_layout, layout_of
 
 RUNTIMES = ("torch", "onnxruntime")
-Run = Callable[[Tensor], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class Latency:
     """Times of the original and the compressed network under one setting.
 
     Attributes:
-        runtime: ``"torch"`` (eager, channels_last) or ``"onnxruntime"``.
+        runtime: ``"torch"`` (eager, channels_last where the original runs in it) or ``"onnxruntime"``.
         threads: compute threads, the same for both networks.
         batch: images at a time.
         ms_before: median of the original, milliseconds a batch.
@@ -115,7 +123,7 @@ def latencies(
 
     Runs of the two networks alternate, so that whatever else the machine does falls on both, and the
     speedup is the median of the ratios of neighbouring runs. torch runs where the original network
-    lives, in channels_last; onnxruntime runs on the CPU. Neither network is changed.
+    lives, in channels_last if it can; onnxruntime runs on the CPU. Neither network is changed.
 
     Args:
         original: the network before.
@@ -145,7 +153,7 @@ def latencies(
     found: list[Latency] = []
     for runtime in runtimes:
         prepared = (
-            _torch_pair(original, compressed)
+            _torch_pair(original, compressed, input_size)
             if runtime == "torch"
             else _onnx_pair(original, compressed, input_size, onnx)
         )
@@ -154,7 +162,7 @@ def latencies(
                 with with_threads(count) as runs:
                     for batch in batches:
                         images = _images(batch, input_size, device)
-                        times = _alternate(runs, images, repeats=repeats, warmup=warmup)
+                        times = alternate(runs, images, repeats=repeats, warmup=warmup)
                         found.append(
                             _summary(times, runtime=runtime, threads=count, batch=batch, device=str(device))
                         )
@@ -163,32 +171,19 @@ def latencies(
     return tuple(found)
 
 
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let torch compute with this many threads inside the block.
-
-    Args:
-        count: at least 1.
-
-    Yields:
-        Nothing.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-Pair = tuple[Run, Run]
 WithThreads = Callable[[int], AbstractContextManager[Pair]]
 
 
 @contextmanager
-def _torch_pair(original: nn.Module, compressed: nn.Module) -> Iterator[tuple[torch.device, WithThreads]]:
-    device = next((parameter.device for parameter in original.parameters()), torch.device("cpu"))
-    runs = (_torch_run(original, device), _torch_run(compressed, device))
+def _torch_pair(
+    original: nn.Module, compressed: nn.Module, input_size: Sequence[int]
+) -> Iterator[tuple[torch.device, WithThreads]]:
+    device = device_of(original)
+    channels, height, width = input_size
+    # contiguous weights don't tell: it may be how the network was loaded, or all that it can do
+    prepared = layout_of(original) is torch.channels_last
+    layout = torch.channels_last if prepared else faster_layout(original, (channels, height, width))
+    runs = (torch_run(original, device, layout), torch_run(compressed, device, layout))
 
     @contextmanager
     def with_threads(count: int) -> Iterator[Pair]:
@@ -216,18 +211,6 @@ def _onnx_pair(
         yield torch.device("cpu"), with_threads
 
 
-def _torch_run(model: nn.Module, device: torch.device) -> Run:
-    copy = deepcopy(model).eval().to(device).to(memory_format=torch.channels_last)
-
-    def run(images: Tensor) -> None:
-        with torch.inference_mode():
-            copy(images)
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
-
-    return run
-
-
 def _onnx_run(file: Path, threads: int) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -253,17 +236,6 @@ def _images(batch: int, input_size: Sequence[int], device: torch.device) -> Tens
     return images.to(device)
 
 
-def _alternate(runs: Pair, images: Tensor, *, repeats: int, warmup: int) -> np.ndarray:
-    # milliseconds, shape (repeats, 2)
-    times = np.empty((warmup + repeats, 2))
-    for row in times:
-        for column, run in enumerate(runs):
-            start = time.perf_counter_ns()
-            run(images)
-            row[column] = (time.perf_counter_ns() - start) / 1e6
-    return times[warmup:]
-
-
 def _summary(times: np.ndarray, *, runtime: str, threads: int, batch: int, device: str) -> Latency:
     low, middle, high = np.percentile(times, (25, 50, 75), axis=0)
     return Latency(
@@ -272,7 +244,7 @@ def _summary(times: np.ndarray, *, runtime: str, threads: int, batch: int, devic
         batch=batch,
         ms_before=float(middle[0]),
         ms_after=float(middle[1]),
-        speedup=float(np.median(times[:, 0] / times[:, 1])),
+        speedup=ratio_of_neighbours(times),
         iqr_before=float(high[0] - low[0]),
         iqr_after=float(high[1] - low[1]),
         repeats=len(times),

@@ -1,12 +1,25 @@
 """The options of a run, all JSON-able."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from typing import Any, Literal
 
+from cnncompress.decompositions import Decomposition, knows_option, make, options_of
 from cnncompress.errors import OptionError, unknown_name
 from cnncompress.ranks import RULES
+
+DEFAULT_METHOD = "gsvd3d"
+
+
+def _described(pattern: str, method: Any) -> Decomposition:
+    if isinstance(method, str):
+        return make(method)
+    if isinstance(method, Decomposition) and not isinstance(method, type):
+        return method
+    raise OptionError(
+        f"methods[{pattern!r}] is a decomposition, as cnncompress.SVDIn(), or the name of one; got {method!r}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +28,10 @@ class Options:
 
     Attributes:
         speedup: original cost over compressed cost, in multiply-accumulates of the convolutions.
-        method: name of a decomposition.
+        method: name of a decomposition; empty for `DEFAULT_METHOD`, or for none if there are ``methods``.
         method_options: for its fields.
+        methods: decompositions of single layers, or their names, by patterns of layer names; other layers
+            stay unless ``method`` is given too. Their options, seeds among them, are theirs.
         ranks: ``"greedy"``, ``"uniform"``, ``"joint"``, or ``"manual"`` to take them from a plan.
         manual_plan: path of that plan.json.
         align: ranks are multiples of this; ``"auto"`` lets the device decide.
@@ -32,14 +47,19 @@ class Options:
         solver: ``"auto"``, ``"numpy"`` or ``"cupy"``.
         device: torch device that runs the network.
         seed: of everything that is drawn.
-        measure: time both networks.
+        finetune: ``"upper"`` trains the layers above the compressed ones; empty for nothing.
+        epochs: of fine-tuning, at most.
+        learning_rate: of fine-tuning.
+        measure: time both networks, and each replacement before it is solved.
+        allow_slower: keep replacements that are slower than the layers they replace.
         compare: also run symmetric and asymmetric, linear and nonlinear solutions, each throughout the
             network, for the report.
     """
 
     speedup: float = 4.0
-    method: str = "gsvd3d"
+    method: str = ""
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    methods: Mapping[str, Decomposition] = field(default_factory=dict)
     ranks: str = "greedy"
     manual_plan: str | None = None
     align: int | Literal["auto"] = "auto"
@@ -55,10 +75,20 @@ class Options:
     solver: str = "auto"
     device: str = "cpu"
     seed: int = 0
+    finetune: str = ""
+    epochs: int = 5
+    learning_rate: float = 1e-3
     measure: bool = True
+    allow_slower: bool = False
     compare: bool = False
 
     def __post_init__(self) -> None:
+        if not self.method and not self.methods:
+            object.__setattr__(self, "method", DEFAULT_METHOD)
+        described = {pattern: _described(pattern, method) for pattern, method in self.methods.items()}
+        object.__setattr__(self, "methods", described)
+        if self.method_options and not self.method:
+            raise OptionError("options of a method were given, but no method; name it")
         if not (isfinite(self.speedup) and self.speedup > 1):
             raise OptionError(f"speedup must be greater than 1, got {self.speedup:g}; try 2x or 4x")
         if self.ranks not in (*RULES, "manual"):
@@ -67,12 +97,27 @@ class Options:
             raise OptionError("ranks 'manual' and a plan file belong together; give both or neither")
         if not 0 < self.holdout < 1:
             raise OptionError(f"holdout must lie between 0 and 1, got {self.holdout:g}")
+        if self.finetune not in {"", "upper"}:
+            raise OptionError(f"finetune is upper or nothing, got {self.finetune!r}")
+        if not (isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise OptionError(f"learning_rate must be above 0, got {self.learning_rate:g}; try 0.001")
         if self.align != "auto" and self.align < 1:
             raise OptionError(f"align must be at least 1 or 'auto', got {self.align}")
-        for name in ("images", "positions", "batch_size"):
+        for name in ("images", "positions", "batch_size", "epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{name} must be at least 1, got {value}")
+
+    def default_method(self) -> Decomposition | None:
+        """The method of all layers that have none of their own.
+
+        Returns:
+            The method, seeded as the run; None if such layers stay.
+        """
+        if not self.method:
+            return None
+        seeded = {"seed": self.seed} if knows_option(self.method, "seed") else {}
+        return make(self.method, seeded | dict(self.method_options))
 
     def step(self, channels: int) -> int:
         """What the ranks of a layer are multiples of.
@@ -97,4 +142,9 @@ class Options:
         Returns:
             JSON-able values.
         """
-        return asdict(self)
+        plain = {known.name: getattr(self, known.name) for known in fields(self)}
+        methods = {
+            pattern: {"method": method.name, "options": options_of(method)}
+            for pattern, method in self.methods.items()
+        }
+        return plain | {"methods": methods}

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from cnncompress.absorption import without_orders
 from cnncompress.decompositions import check_ranks, make
 from cnncompress.errors import ModelError, OutputError
 from cnncompress.folding import fold_batchnorms
@@ -48,6 +49,7 @@ class Plan:
         categories: class names in the order of the outputs.
         folded: layers and the BatchNorms folded into them.
         layers: what happens to each layer.
+        absorbed: permutations of channels that were merged into neighbouring weights.
         options: resolved options of the run.
         seed: of the run.
         data_hash: of the list of calibration images; empty without data.
@@ -62,6 +64,7 @@ class Plan:
     categories: tuple[str, ...] = ()
     folded: tuple[tuple[str, str], ...] = ()
     layers: tuple[LayerPlan, ...] = ()
+    absorbed: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     data_hash: str = ""
@@ -90,7 +93,10 @@ class Plan:
             if layer.method != "none":
                 method = make(layer.method, layer.options)
                 check_ranks(method, layers[layer.name], layer.ranks)
-                copy.set_submodule(layer.name, method.build(layers[layer.name], layer.ranks))
+                chain = method.build(layers[layer.name], layer.ranks)
+                like = next(copy.get_submodule(layer.name).parameters())
+                copy.set_submodule(layer.name, chain.to(like.device, like.dtype))
+        without_orders(copy, self.absorbed)
         return copy.eval()
 
     def to_json(self) -> dict[str, Any]:
@@ -128,11 +134,13 @@ class Plan:
             channels, height, width = fields.pop("input_size")
             folded = tuple((str(layer), str(norm)) for layer, norm in fields.pop("folded"))
             categories = tuple(fields.pop("categories"))
+            absorbed = tuple(str(name) for name in fields.pop("absorbed", ()))
             return cls(
                 layers=layers,
                 input_size=(int(channels), int(height), int(width)),
                 folded=folded,
                 categories=categories,
+                absorbed=absorbed,
                 **fields,
             )
         except (KeyError, TypeError, ValueError) as problem:

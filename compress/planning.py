@@ -1,19 +1,19 @@
 """From options to a plan: which layers, which methods, which ranks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from cnncompress.decompositions import Decomposition, check_ranks, make
-from cnncompress.errors import ModelError
+from cnncompress.errors import ModelError, OptionError
 from cnncompress.inspect import LayerInfo
 from cnncompress.options import Options
 from cnncompress.plan import LayerPlan, Plan
 from cnncompress.ranks import Candidate, choose_methods, choose_ranks
+from cnncompress.responses import Statistics
 from cnncompress.solvers import Array
-from cnncompress.solvers.moments import Moments
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,30 @@ class Outline:
             if layer.name in self.methods and self.methods[layer.name].needs_data
         )
 
+    def settled(self, layer: LayerInfo, options: Options) -> tuple[int, ...] | None:
+        """The ranks that the user fixed for a layer.
+
+        Args:
+            layer: one that may be replaced.
+            options: of the run.
+
+        Returns:
+            The ranks, or None if they are to be chosen.
+        """
+        return options.layer_ranks.get(layer.name) or self.methods[layer.name].asked(layer)
+
+    def without(self, reasons: Mapping[str, str]) -> "Outline":
+        """The same outline with some more layers that stay.
+
+        Args:
+            reasons: why, for each of them.
+
+        Returns:
+            The outline.
+        """
+        methods = {name: method for name, method in self.methods.items() if name not in reasons}
+        return replace(self, methods=methods, reasons={**self.reasons, **reasons})
+
     def counted(self, *, include_linear: bool) -> list[LayerInfo]:
         """Layers whose cost the speedup refers to.
 
@@ -66,28 +90,41 @@ def outline(layers: tuple[LayerInfo, ...], options: Options) -> Outline:
 
     Returns:
         The outline.
+
+    Raises:
+        OptionError: wishes contradict a given plan.
     """
     if options.manual_plan is not None:
+        for name in ("methods", "only", "skip", "layer_ranks", "method_options"):
+            if getattr(options, name):
+                raise OptionError(f"a plan settles everything; {name} can't be given beside it")
         return _from_plan(layers, Path(options.manual_plan))
-    method = make(options.method, options.method_options)
     methods, reasons = choose_methods(
-        layers, method, skip=options.skip, only=options.only, include_linear=options.include_linear
+        layers,
+        options.default_method(),
+        special=options.methods,
+        skip=options.skip,
+        only=options.only,
+        include_linear=options.include_linear,
     )
     found = Outline(layers, methods, reasons)
     # flat energies: the ranks mean nothing, but whether the budget can be met doesn't depend on them
-    _choose(found, options, lambda layer: [np.ones(rank) for rank in methods[layer.name].full_ranks(layer)])
+    _choose(found, options, _flat(found))
     return found
 
 
 def plan_layers(
-    found: Outline, weights: Mapping[str, Array], moments: Callable[[str], Moments | None], options: Options
+    found: Outline,
+    weights: Mapping[str, Array],
+    statistics: Callable[[str], Statistics | None],
+    options: Options,
 ) -> list[LayerPlan]:
     """Choose the ranks.
 
     Args:
         found: the outline.
         weights: of the layers that may be replaced, (out, in, kh, kw), NumPy.
-        moments: gives those of a layer's responses as NumPy arrays, or None where no data is needed.
+        statistics: gives those of a layer as NumPy arrays, or None where no data is needed.
         options: of the run.
 
     Returns:
@@ -96,10 +133,17 @@ def plan_layers(
     if found.given is not None:
         return list(found.given)
 
-    def energies(layer: LayerInfo) -> Sequence[Array]:
-        return found.methods[layer.name].energies(layer, weights[layer.name], moments(layer.name))
+    def candidate(layer: LayerInfo, step: int) -> Candidate:
+        method = found.methods[layer.name]
+        weight, known = weights[layer.name], statistics(layer.name)
+        if method.descends:
+            energies = tuple(method.energies(layer, weight, known))
+            return Candidate(layer=layer, method=method, energies=energies, step=step)
+        settings = method.settings(layer, step)
+        kept = method.kept(layer, weight, known, settings)
+        return Candidate(layer=layer, method=method, settings=settings, kept=kept, step=step)
 
-    plans = _choose(found, options, energies)
+    plans = _choose(found, options, candidate)
     return [
         plans.get(layer.name) or LayerPlan(name=layer.name, method="none", reason=found.reasons[layer.name])
         for layer in found.layers
@@ -107,26 +151,45 @@ def plan_layers(
 
 
 def _choose(
-    found: Outline, options: Options, energies: Callable[[LayerInfo], Sequence[Array]]
+    found: Outline, options: Options, candidate: Callable[[LayerInfo, int], Candidate]
 ) -> dict[str, LayerPlan]:
     counted = found.counted(include_linear=options.include_linear)
-    return choose_ranks(
-        [
-            Candidate(
-                layer=layer,
-                method=found.methods[layer.name],
-                energies=tuple(energies(layer)),
-                step=options.step(layer.out_channels),
+    candidates = []
+    for layer in found.layers:
+        if layer.name in found.methods:
+            method = found.methods[layer.name]
+            step = method.rank_step(layer, options.step(layer.out_channels))
+            settled = found.settled(layer, options)
+            candidates.append(
+                Candidate(layer=layer, method=method, step=step)
+                if settled is not None
+                else candidate(layer, step)
             )
-            for layer in found.layers
-            if layer.name in found.methods
-        ],
+    return choose_ranks(
+        candidates,
         total=sum(layer.macs for layer in counted),
         fixed=sum(layer.macs for layer in counted if layer.name not in found.methods),
         speedup=options.speedup,
         rule=options.ranks,  # type: ignore[arg-type]  # checked by Options
         given=options.layer_ranks,
+        allow_dearer=options.allow_slower,
     )
+
+
+def _flat(found: Outline) -> Callable[[LayerInfo, int], Candidate]:
+    """Candidates before anything is known of their energies."""
+
+    def candidate(layer: LayerInfo, step: int) -> Candidate:
+        method = found.methods[layer.name]
+        if method.descends:
+            energies = tuple(np.ones(rank) for rank in method.full_ranks(layer))
+            return Candidate(layer=layer, method=method, energies=energies, step=step)
+        settings = method.settings(layer, step)
+        return Candidate(
+            layer=layer, method=method, settings=settings, kept=np.ones(len(settings)), step=step
+        )
+
+    return candidate
 
 
 def _from_plan(layers: tuple[LayerInfo, ...], path: Path) -> Outline:

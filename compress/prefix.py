@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from cnncompress.image_source import ImageSource
+from cnncompress.memory_layout import layout_of
 
 Values = dict[fx.Node, Any]
 
@@ -33,6 +34,7 @@ class Prefix:
         self._source = source
         self._batch_size = batch_size
         self._memory = memory
+        self._layout = layout_of(model)  # now: replacements don't tell
         self._graph = _trace(model)
         self._start = 0
         self._kept: list[tuple[Sequence[int], Values]] | None = None
@@ -83,7 +85,7 @@ class Prefix:
 
     def _ready(self, images: Tensor) -> Tensor:
         reference = next(self._model.parameters())
-        return images.to(reference.device, reference.dtype, memory_format=torch.channels_last)
+        return images.to(reference.device, reference.dtype, memory_format=self._layout)
 
     def _advance(self, values: Values, stop: int) -> Values:
         """Run the nodes from the kept place up to ``stop``; keep only what is used from there on."""

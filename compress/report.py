@@ -6,7 +6,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from cnncompress.effective_kernel import filter_arrays
 from cnncompress.figures import energy_curves, error_curves, mac_bars
+from cnncompress.filter_figures import color_clouds, filter_tiles
 from cnncompress.formats import (
     MISSING,
     format_bytes,
@@ -15,6 +17,7 @@ from cnncompress.formats import (
     format_percent,
     format_times,
 )
+from cnncompress.layer_timing import is_slower
 
 
 def render_html(report: Mapping[str, Any]) -> str:
@@ -41,13 +44,17 @@ def render_html(report: Mapping[str, Any]) -> str:
         bytes=format_bytes,
         number=format_number,
     )
+    environment.tests["slower"] = is_slower
     layers = report.get("layers") or []
+    filters = filter_arrays(report["filters"]) if report.get("filters") else None
     return environment.get_template("report.html.jinja").render(
         report=_with_defaults(report),
         # matplotlib escapes the names it draws
-        energy_figure=Markup(energy_curves(report.get("energy") or {}, layers)),  # noqa: S704
-        error_figure=Markup(error_curves(layers)),  # noqa: S704
-        mac_figure=Markup(mac_bars(layers)),  # noqa: S704
+        energy_figure=Markup(energy_curves(report.get("energy") or {}, layers)),  # noqa: S704  # matplotlib escapes
+        error_figure=Markup(error_curves(layers)),  # noqa: S704  # matplotlib escapes
+        mac_figure=Markup(mac_bars(layers)),  # noqa: S704  # matplotlib escapes
+        cloud_figure=Markup(color_clouds(*filters) if filters else ""),  # noqa: S704  # matplotlib escapes
+        tile_figure=Markup(filter_tiles(*filters) if filters else ""),  # noqa: S704  # matplotlib escapes
     )
 
 
@@ -68,6 +75,9 @@ def _with_defaults(report: Mapping[str, Any]) -> dict[str, Any]:
         "fidelity": None,
         "accuracy": None,
         "latency": [],
+        "layer_timing": None,
+        "filters": None,
+        "finetune": None,
         "timing": {},
         "peak_rss_mb": None,
         "calibration": None,

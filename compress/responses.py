@@ -34,17 +34,33 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """What is known of one layer of the original network, over all positions of all images.
+
+    Attributes:
+        outputs: moments of its responses.
+        inputs: moments of its input channels; None unless a method needs them.
+        gradients: mean squared derivative of the loss by each weight, shape (out_channels, in_channels,
+            kernel height, kernel width); None unless a method needs it.
+    """
+
+    outputs: Moments
+    inputs: Moments | None = None
+    gradients: Array | None = None
+
+
+@dataclass(frozen=True)
 class Responses:
     """What a data-aware method knows about one layer.
 
     Attributes:
-        moments: of the original network's responses over all positions of all images.
+        statistics: of the original network.
         fit: samples to fit.
         held_out: samples of other images, to judge.
         activation: what follows the layer.
     """
 
-    moments: Moments
+    statistics: Statistics
     fit: Samples
     held_out: Samples
     activation: Activation

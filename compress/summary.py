@@ -11,8 +11,10 @@ from cnncompress.collector import Collector
 from cnncompress.decompositions import Factors, make
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison
+from cnncompress.finetune import Finetuned
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo
+from cnncompress.layer_timing import LayerTime
 from cnncompress.measure import Latency
 from cnncompress.memory import peak_rss_mb
 from cnncompress.network import Network
@@ -25,6 +27,7 @@ _CURVE_POINTS = 64
 def summarize(
     *,
     network: Network,
+    asked: float | None,
     plan: Plan,
     layers: Sequence[LayerInfo],
     original: nn.Module,
@@ -37,11 +40,15 @@ def summarize(
     evaluation: ImageSource | None,
     latency: Sequence[Latency],
     timing: Mapping[str, float],
+    layer_times: Mapping[str, LayerTime] = {},
+    filters: Mapping[str, Any] | None = None,
+    finetuned: Finetuned | None = None,
 ) -> dict[str, Any]:
     """Gather what report.json holds.
 
     Args:
         network: the original and where it came from.
+        asked: speedup; None where the user settled all ranks.
         plan: every decision.
         layers: description of the layers, BatchNorm folded.
         original: the caller's model.
@@ -54,6 +61,9 @@ def summarize(
         evaluation: images with labels, if any.
         latency: measured times.
         timing: seconds of each stage.
+        layer_times: of the replacements that were timed, by the layer's name; all under one setting.
+        filters: what `filters_of` returns for the first layer that was replaced, if it looks at colours.
+        finetuned: what fine-tuning did, if anything.
 
     Returns:
         JSON-able values.
@@ -61,11 +71,12 @@ def summarize(
     energy = {
         layer.name: _energy_curve(collector, layer.name)
         for layer, planned in zip(layers, plan.layers, strict=True)
-        if planned.method != "none" and make(planned.method, planned.options).needs_data
+        if planned.method != "none" and make(planned.method, planned.options).principal
     }
     rows = [
         _row(layer, planned, factors.get(layer.name), energy.get(layer.name))
         | {"errors_alone": dict(alone.get(layer.name, {}))}
+        | _speed(layer_times.get(layer.name))
         for layer, planned in zip(layers, plan.layers, strict=True)
     ]
     return {
@@ -74,7 +85,7 @@ def summarize(
         "weights": network.weights,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "asked": {
-            "speedup": plan.options["speedup"],
+            "speedup": asked,
             "budget": "MACs of convolutions and linear layers"
             if plan.options["include_linear"]
             else "conv MACs",
@@ -87,6 +98,9 @@ def summarize(
         "fidelity": comparison.fidelity(),
         "accuracy": comparison.accuracy(evaluation.description) if evaluation is not None else None,
         "latency": [measured.to_json() for measured in latency],
+        "layer_timing": _setting(layer_times),
+        "filters": dict(filters) if filters is not None else None,
+        "finetune": finetuned.to_json() if finetuned is not None else None,
         "timing": dict(timing),
         "peak_rss_mb": peak_rss_mb(),
         "calibration": {
@@ -134,7 +148,27 @@ def _row(
         "errors": dict(factors.errors) if factors is not None else {},
         "chosen": factors.chosen if factors is not None else "",
         "reason": planned.reason,
+        "notes": list(factors.notes) if factors is not None else [],
     }
+
+
+def _speed(timed: LayerTime | None) -> dict[str, float | None]:
+    return {
+        "ms_before": timed.ms_before if timed is not None else None,
+        "ms_after": timed.ms_after if timed is not None else None,
+        "layer_speedup": timed.speedup if timed is not None else None,
+    }
+
+
+def _setting(layer_times: Mapping[str, LayerTime]) -> dict[str, Any] | None:
+    for timed in layer_times.values():
+        return {
+            "runtime": "torch",
+            "threads": timed.threads,
+            "batch": timed.batch,
+            "device": timed.device,
+        }
+    return None
 
 
 def _macs(layers: Sequence[LayerInfo], rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -7,8 +7,8 @@ have done alone, errors of earlier layers piling up, is only seen by running it 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from cnncompress.decompositions import make, options_of
-from cnncompress.events import Reporter, StageAdvanced
+from cnncompress.decompositions import knows_option
+from cnncompress.events import Note, Reporter, StageAdvanced
 from cnncompress.plan import LayerPlan
 
 VARIANTS = {
@@ -35,14 +35,22 @@ def compare_variants(
         For each layer the error of every kind.
     """
     found: dict[str, dict[str, float]] = {}
+    if not any(_knows_kinds(plan) for plan in plans):
+        report(Note("no method of this plan has symmetric and asymmetric solutions: nothing to compare"))
+        return found
+    concerned = {plan.name for plan in plans if _knows_kinds(plan)}
     for variant, options in VARIANTS.items():
         for layer, error in errors([_as(plan, options) for plan in plans]).items():
-            found.setdefault(layer, {})[variant] = error
+            if layer in concerned:
+                found.setdefault(layer, {})[variant] = error
         report(StageAdvanced("compare"))
     return found
 
 
 def _as(plan: LayerPlan, options: dict[str, bool]) -> LayerPlan:
-    if plan.method == "none" or not set(options) <= set(options_of(make(plan.method))):
-        return plan
-    return replace(plan, options={**plan.options, **options})
+    return replace(plan, options={**plan.options, **options}) if _knows_kinds(plan) else plan
+
+
+def _knows_kinds(plan: LayerPlan) -> bool:
+    kinds = next(iter(VARIANTS.values()))
+    return plan.method != "none" and all(knows_option(plan.method, option) for option in kinds)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnncompress.image_source import Batch
 from cnncompress.inspect import LayerInfo, inspect_layers
-from cnncompress.responses import Responses, Sampler, Samples, flatten_positions
+from cnncompress.responses import Responses, Sampler, Samples, Statistics, flatten_positions
 from cnncompress.solvers.moments import Moments
 
 
@@ -91,8 +91,10 @@ def observe() -> Callable[..., Responses]:
         patches = sampler.patches(images if compressed is None else compressed, indices).numpy()
         cut = int(0.75 * target.shape[1])
         rows = flatten_positions(info, output).flatten(0, 1).numpy()
+        pixels = flatten_positions(info, images).flatten(0, 1).numpy()
+        shape = (info.out_channels, info.in_channels, *info.kernel_size)
         return Responses(
-            Moments.of(rows.T),
+            Statistics(Moments.of(rows.T), Moments.of(pixels.T), np.random.default_rng(0).random(shape)),
             Samples(target[:, :cut], patches[:, :cut]),
             Samples(target[:, cut:], patches[:, cut:]),
             info.activation,

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,9 +10,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import cnncompress
 from cnncompress import compress_model
-from cnncompress.decompositions import available
-from cnncompress.errors import BudgetError, DataError, ModelError, NumericsError, OptionError, OutputError
-from cnncompress.events import LayerDone, StageDone
+from cnncompress.decompositions import Monochromatic, SVDIn, available
+from cnncompress.effective_kernel import filter_arrays
+from cnncompress.errors import (
+    BudgetError,
+    DataError,
+    ModelError,
+    NumericsError,
+    OptionError,
+    OutputError,
+    RankError,
+    SlowerError,
+)
+from cnncompress.events import LayerDone, Note, StageDone
+from cnncompress.layers import ChannelOrder
 
 
 class Net(nn.Module):
@@ -52,7 +64,8 @@ def run(net, data, **options):
     return compress_model(net, data, **(OPTIONS | options))
 
 
-@pytest.mark.parametrize("method", available())
+# one that splits first layers alone can't reach a budget for the whole network
+@pytest.mark.parametrize("method", sorted(set(available()) - {"monochromatic"}))
 def test_every_method_meets_the_budget_and_counts_its_costs_right(net, images, method):
     result = run(net, images, method=method, speedup=1.7)
     macs = result.report["macs"]
@@ -183,7 +196,7 @@ def test_unreachable_speedup(net, images):
 
 
 def test_network_without_convolutions(images):
-    with pytest.raises(ModelError, match="can replace no layer"):
+    with pytest.raises(ModelError, match="no layer of this network can be replaced by gsvd3d"):
         run(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), images)
 
 
@@ -233,3 +246,183 @@ def test_kinds_of_solutions_are_compared_when_asked(net, images):
         torch.equal(a, b) for a, b in zip(same.model.parameters(), result.model.parameters(), strict=True)
     )
     assert not any(row["errors_alone"] for row in same.report["layers"])
+
+
+def test_methods_of_single_layers(net, images):
+    result = run(net, images, methods={"stem.0": Monochromatic(colors=4), "body": SVDIn()}, speedup=1.2)
+    assert {p.name: p.method for p in result.plan.layers if p.method != "none"} == {
+        "stem.0": "monochromatic",
+        "body": "svd-in",
+    }
+    assert result.report["macs"]["conv_speedup"] >= 1.2
+    assert result.plan.options["methods"]["body"]["method"] == "svd-in"
+    both = run(net, images, methods={"stem.0": Monochromatic(colors=4)}, method="gsvd", speedup=1.5)
+    assert [p.method for p in both.plan.layers][:2] == ["monochromatic", "gsvd"]
+
+
+def test_settled_ranks_need_no_budget(net, images):
+    result = run(net, images, methods={"stem.0": Monochromatic(colors=4)})
+    assert result.report["asked"]["speedup"] is None
+    (replaced,) = [p for p in result.plan.layers if p.method != "none"]
+    assert replaced.ranks == (4,)
+
+
+def test_a_named_layer_that_does_not_fit_is_an_error_with_the_valid_values(net, images):
+    with pytest.raises(
+        ModelError, match=r"^stem.0: monochromatic: 12 colours .*valid values: 1, 2, 4, 8, 16$"
+    ):
+        run(net, images, methods={"stem.0": Monochromatic(colors=12)})
+    with pytest.raises(
+        ModelError, match=r"^body: biclustering-svd: 3 clusters \(G\) .*valid values: 1, 2, 4"
+    ):
+        run(net, images, method="biclustering-svd", method_options={"G": 3}, only=("body",))
+
+
+@pytest.mark.parametrize("metric", ["data", "gradient"])
+@pytest.mark.parametrize("method", ["svd-out", "svd-in", "outer", "biclustering-outer", "biclustering-svd"])
+def test_metrics(net, images, method, metric):
+    result = run(net, images, method=method, method_options={"metric": metric}, speedup=1.7)
+    assert result.report["macs"]["conv_speedup"] >= 1.7
+    plain = run(net, images, method=method, speedup=1.7)
+    assert result.report["macs"]["conv_speedup"] == pytest.approx(
+        plain.report["macs"]["conv_speedup"], rel=0.1
+    )
+    replaced = [row for row in result.report["layers"] if row["method"] == method]
+    assert replaced
+    assert all(row["error_heldout"] == min(row["errors"].values()) for row in replaced)
+
+
+def test_saved_results_with_permutations_load(net, images, tmp_path):
+    result = run(net, images, method="biclustering-svd", speedup=1.5)
+    orders = [name for name, m in result.model.named_modules() if isinstance(m, ChannelOrder)]
+    assert result.plan.absorbed or orders
+    result.save(tmp_path / "out")
+    loaded = cnncompress.load(tmp_path / "out", model=net)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images[:4]), result.model(images[:4]))
+
+
+def test_permutations_end_up_in_their_neighbours(images):
+    torch.manual_seed(0)
+    chain = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(24, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, 5),
+    ).eval()  # fmt: skip
+    result = run(chain, images, method="biclustering-svd", speedup=1.5)
+    assert [p.name for p in result.plan.layers if p.method != "none"] == ["3", "5"]
+    left = [name for name, m in result.model.named_modules() if isinstance(m, ChannelOrder)]
+    # between two replaced layers one is left, as both neighbours are grouped; all others are gone
+    assert len(left) == 1
+    assert len(result.plan.absorbed) == 3
+
+
+def test_slower_replacements_are_refused(net, images):
+    # a depthwise chain on a map this small loses to any dense convolution; if it doesn't, nothing is refused
+    try:
+        result = run(net, images, method="outer", speedup=1.2, measure=True)
+    except SlowerError as refusal:
+        assert "--allow-slower" in str(refusal)
+    else:
+        assert all((row["layer_speedup"] or 1) >= 0.9 for row in result.report["layers"])
+    allowed = run(net, images, method="outer", speedup=1.2, measure=True, allow_slower=True)
+    timed = [row for row in allowed.report["layers"] if row["method"] == "outer"]
+    assert timed
+    assert all(row["ms_before"] > 0 and row["ms_after"] > 0 for row in timed)
+
+
+def test_first_filters_are_pictured_in_their_own_order(net, images):
+    result = run(net, images, methods={"stem.0": Monochromatic(colors=16)}, speedup=1.2)
+    before, after = filter_arrays(result.report["filters"])
+    assert result.report["filters"]["layer"] == "stem.0"
+    assert before.shape == after.shape == (16, 3, 3, 3)
+    # a colour for every filter: each stays near its own original, wherever a permutation went
+    distance = ((before[:, None] - after[None]) ** 2).sum((2, 3, 4))
+    assert (distance.argmin(1) == np.arange(16)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_networks_of_other_types_survive_a_round_trip(net, images, dtype, tmp_path):
+    other = net.to(dtype)
+    result = run(other, images.to(dtype), method="svd-out", speedup=1.5)
+    result.save(tmp_path / "out")
+    loaded = cnncompress.load(tmp_path / "out", model=other)
+    assert {p.dtype for p in loaded.parameters()} == {dtype}
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images.to(dtype)), result.model(images.to(dtype)))
+
+
+def test_energy_is_reported_where_ranks_are_principal_components(net, images):
+    kept = {
+        method: [row["energy_kept"] for row in run(net, images, method=method, **options).report["layers"]]
+        for method, options in (
+            ("gsvd", {}),
+            ("svd-in", {"method_options": {"metric": "data"}, "speedup": 1.5}),
+        )
+    }
+    assert any(value is not None for value in kept["gsvd"])
+    assert all(value is None for value in kept["svd-in"])
+
+
+def test_aligned_ranks_of_many_clusters_reach_what_others_reach():
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Conv2d(64, 128, 5, padding=2), nn.ReLU())
+    data = torch.randn(8, 64, 12, 12)
+    options = {"method": "biclustering-outer", "method_options": {"G": 32, "H": 2, "joint_sweeps": 2}}
+    result = compress_model(layer, data, speedup=3, measure=False, **options)
+    (plan,) = result.plan.layers
+    assert result.report["macs"]["conv_speedup"] >= 3
+    assert plan.ranks[0] * 64 % 16 == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"method": "biclustering-svd", "method_options": {"q": 0}},
+            r"dimension \(q\) is a whole .* least 1, got 0",
+        ),
+        ({"method": "biclustering-svd", "method_options": {"G": 2.5}}, r"input_clusters \(G\).*got 2.5"),
+        ({"method": "outer", "method_options": {"K": 0}}, r"rank \(K\).*at least 1, got 0"),
+        ({"method": "monochromatic", "method_options": {"restarts": 0}}, "restarts is a whole number"),
+        ({"method": "biclustering-svd", "method_options": {"K1": 4}}, "both K1 and K2"),
+        ({"method": "svd-in", "method_options": {"metric": "mahalanobis"}}, "frobenius, data or gradient"),
+        ({"method": "biclustering-svd", "method_options": {"G": 2, "input_clusters": 4}}, "given .*as G and"),
+        ({"methods": {"body": "svd_in"}}, "did you mean svd-in"),
+        ({"methods": {"body": SVDIn}}, "the name of one"),
+        ({"methods": {"body": SVDIn()}, "only": ("stem.0",)}, "has a method of its own, but is not among"),
+        ({"method": "outer", "layer_ranks": {"body": (144,)}}, "needs .*the layer itself .*--allow-slower"),
+        ({"method": "biclustering-svd", "layer_ranks": {"body": (99, 2)}}, "K1 must be between 1 and 8"),
+        ({"method": "biclustering-svd", "layer_ranks": {"body": (3,)}}, r"takes 2 ranks \(K1, K2\), got 3"),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_named(net, images, options, message):
+    with pytest.raises((OptionError, RankError), match=message):
+        run(net, images, **options)
+
+
+def test_dearer_replacements_can_be_forced(net, images):
+    ranks = {"body": (144,)}
+    result = run(net, images, method="outer", layer_ranks=ranks, only=("body",), allow_slower=True)
+    assert result.report["macs"]["conv_speedup"] < 1
+
+
+def test_a_plan_allows_no_other_wishes(net, images, tmp_path):
+    first = run(net, images)
+    folder = first.save(tmp_path / "out")
+    given = {"ranks": "manual", "manual_plan": str(folder / "plan.json")}
+    again = run(net, images, **given)
+    assert again.report["asked"]["speedup"] is None
+    for wish in ({"only": ("body",)}, {"methods": {"body": "svd-in"}}, {"layer_ranks": {"body": (3,)}}):
+        with pytest.raises(OptionError, match="a plan settles everything"):
+            run(net, images, **given, **wish)
+
+
+def test_methods_without_kinds_have_nothing_to_compare(net, images):
+    events = []
+    options = {"metric": "data"}
+    result = run(
+        net, images, method="svd-in", method_options=options, compare=True, speedup=1.5, report=events.append
+    )
+    assert all(row["errors_alone"] == {} for row in result.report["layers"])
+    assert any(isinstance(event, Note) and "nothing to compare" in event.message for event in events)

@@ -89,9 +89,9 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
         return f"source {source}"
 
     def compress(
-        network: Network, calibration: Any, evaluation: Any, options: Any, report: Any
+        network: Network, calibration: Any, evaluation: Any, options: Any, report: Any, *, training: Any
     ) -> FakeResult:
-        seen.update(options=options, calibration=calibration, evaluation=evaluation)
+        seen.update(options=options, calibration=calibration, evaluation=evaluation, training=training)
         print("a library prints")
         report(StageStarted("calibrate", 20))
         report(StageAdvanced("calibrate", 20))
@@ -196,9 +196,44 @@ def test_every_option_arrives(calls: Calls, tmp_path: Path) -> None:
     assert (tmp_path / "here" / "report.json").exists()
 
 
+def test_shorthands_of_method_options_arrive(calls: Calls) -> None:
+    result = run(
+        *("tiny", "--method", "monochromatic", "--layer", "features.0", "--colors", "12"),
+        *("--metric-weights", "data", "--allow-slower", "--finetune", "upper", "--train", "train"),
+        *("--epochs", "3", "--lr", "0.01"),
+    )
+    assert result.exit_code == 0, result.output
+    assert calls["options"] == api.Options(
+        method="monochromatic",
+        method_options={"colors": 12, "metric": "data"},
+        only=("features.0",),
+        allow_slower=True,
+        finetune="upper",
+        epochs=3,
+        learning_rate=0.01,
+    )
+    assert calls["training"] == "source train"
+    assert calls["train"]["categories"] == ("a",)
+    assert result.stdout.splitlines()[-1].endswith("-> cnncompress-out/tiny-monochromatic")
+    for wrong, message in (
+        (("--method", "monochromatic", "--colors", "12", "--option", "colors=6"), "given twice"),
+        (("--option", "G=2", "--option", "G=4"), "--option G is given twice"),
+        (("--metric-weights", "data"), "svd-out"),
+        (("--colors", "12"), "--colors is for --method monochromatic, not for gsvd3d"),
+    ):
+        refused = run("tiny", *wrong)
+        assert refused.exit_code == 2
+        assert message in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (("--colors", "0"), "--colors"),
+        (("--train", "photos"), "--finetune upper"),
+        (("--finetune", "lower"), "upper"),
+        (("--lr", "0"), "above 0"),
+        (("--metric-weights", "mahalanobis"), "gradient"),
         (("--speedup", "1x"), "above 1x"),
         (("--speedup", "0"), "above 1x"),
         (("--speedup", "-4"), "above 1x"),
@@ -309,6 +344,7 @@ def test_verdict_names_the_quality_that_was_measured() -> None:
     bare = verdict(REPORT | {"accuracy": None, "latency": []})
     assert "output error 0.084 on 60 held-out images" in bare
     assert "measured" not in bare
+    assert "(ranks as asked)" in verdict(REPORT | {"asked": {"speedup": None, "budget": "conv MACs"}})
     assert "3.90x fewer all MACs" in verdict(REPORT | {"asked": {"speedup": 4.0, "budget": "all MACs"}})
 
 
@@ -383,8 +419,13 @@ def test_inspect_lists_layers_without_downloading(calls: Calls) -> None:
     assert calls["network"]["weights"] == "none"
     assert "3->4" in result.stdout
     assert "1 of 1 layers can be decomposed" in result.stdout
+    assert "svd-out" not in run("inspect", "tiny", "--no-methods").stdout
     (layer,) = json.loads(run("inspect", "tiny", "--json").stdout)
     assert layer["macs"] == 3 * 9 * 4 * 6 * 6
+    methods = {entry["method"]: entry for entry in layer["methods"]}
+    assert methods["monochromatic"]["options"] == {"colors": [1, 2, 4]}
+    assert "do not divide its 3 input channels" in methods["biclustering-svd"]["obstacle"]
+    assert methods["svd-in"]["limits"] == {"rank": 3}
     assert run("inspect", "tiny", "--checkpoint", "w.pth").exit_code == 0
     assert calls["network"]["weights"] == "default"
 

@@ -9,18 +9,27 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cnncompress.decompositions import available, check_ranks, fallback_of, make, register
+from cnncompress.decompositions import available, check_ranks, fallback_of, make, options_of, register
 from cnncompress.errors import ModelError, OptionError, RankError
 from cnncompress.factorize import load_
 
-VARIANTS = [(name, {}) for name in available()] + [
+ON_WEIGHT = [name for name in available() if "metric" in options_of(make(name))]
+VARIANTS = [
+    *((name, {}) for name in available()),
+    *((name, {"metric": metric}) for name in ON_WEIGHT for metric in ("data", "gradient")),
     ("gsvd", {"symmetric": True}),
     ("gsvd", {"nonlinear": False}),
     ("gsvd3d", {"symmetric": True}),
     ("gsvd3d", {"nonlinear": False}),
     ("gsvd3d", {"horizontal": "weight"}),
+    ("biclustering-svd", {"G": 3, "H": 4, "sweeps": 2}),
+    ("biclustering-svd", {"G": 1, "H": 2}),
+    ("biclustering-svd", {"G": 3, "H": 1, "grouping": "random"}),
+    ("biclustering-outer", {"G": 6, "H": 4, "grouping": "ordered"}),
+    ("biclustering-outer", {"G": 2, "H": 1, "start": "greedy", "joint_sweeps": 0}),
+    ("monochromatic", {"filters": "aligned"}),
 ]
-IDS = ["-".join([name, *map(str, options)]) for name, options in VARIANTS]
+IDS = ["-".join([name, *(f"{key}={value}" for key, value in options.items())]) for name, options in VARIANTS]
 
 LAYERS = {
     "plain": {"kernel_size": 3, "padding": 1},
@@ -36,7 +45,11 @@ LAYERS = {
     "replicate": {"kernel_size": 5, "padding": 2, "padding_mode": "replicate", "stride": 2},
     "circular": {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
 }
-SIZE = (5, 11, 9)
+GRID = (11, 9)
+
+
+def input_channels(name):
+    return 3 if name == "monochromatic" else 6
 
 
 @dataclass
@@ -51,11 +64,12 @@ class Case:
 
 @pytest.fixture
 def case(describe, observe):
-    def make_case(settings, *, dtype=torch.float64, rectified=True, outputs=7):
+    def make_case(settings, *, name="", dtype=torch.float64, rectified=True, outputs=8):
         torch.manual_seed(0)
-        layer = nn.Conv2d(SIZE[0], outputs, **settings).to(dtype)
-        images = torch.randn(24, *SIZE, dtype=dtype)
-        info = describe(layer.float() if dtype == torch.float64 else layer, SIZE, rectified=rectified)
+        size = (input_channels(name), *GRID)
+        layer = nn.Conv2d(size[0], outputs, **settings).to(dtype)
+        images = torch.randn(24, *size, dtype=dtype)
+        info = describe(layer.float() if dtype == torch.float64 else layer, size, rectified=rectified)
         layer.to(dtype)
         return Case(layer, info, images, observe(info, layer, images))
 
@@ -73,37 +87,50 @@ def replace(method, case, ranks):
     return module, factors
 
 
+def at_share(method, info, share):
+    """Ranks at a share of their limits, or the nearest ones below that are admissible."""
+    settings = [ranks[0] for ranks in method.settings(info, 1)] if len(method.full_ranks(info)) == 1 else None
+    wanted = tuple(max(1, round(share * rank)) for rank in method.full_ranks(info))
+    return wanted if settings is None else (max(rank for rank in settings if rank <= wanted[0]),)
+
+
 @pytest.mark.parametrize("settings", LAYERS.values(), ids=LAYERS.keys())
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)
 class TestEveryLayer:
     def test_exact_at_full_rank(self, name, options, settings, case):
-        method, this = make(name, options), case(settings)
+        method, this = make(name, options), case(settings, name=name)
+        if not method.exact:
+            pytest.skip("no setting of this method reproduces every layer")
         module, _ = replace(method, this, method.full_ranks(this.info))
         with torch.no_grad():
             torch.testing.assert_close(module(this.images), this.layer(this.images), rtol=1e-8, atol=1e-8)
 
     def test_counted_costs_equal_predicted_ones(self, name, options, settings, case):
-        method, this = make(name, options), case(settings, dtype=torch.float32)
-        full = method.full_ranks(this.info)
-        for ranks in (full, tuple(1 for _ in full), tuple(max(1, rank // 2) for rank in full)):
+        method, this = make(name, options), case(settings, name=name, dtype=torch.float32)
+        for ranks in (at_share(method, this.info, share) for share in (0, 0.5, 1)):
             module = method.build(this.info, ranks)
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 output = module(this.images[:1])
             assert counter.get_total_flops() // 2 == method.macs(this.info, ranks)
+            assert sum(p.numel() for p in module.parameters()) == method.params(this.info, ranks)
             assert output.shape == this.layer(this.images[:1]).shape
 
     def test_only_the_last_factor_has_a_bias_and_padding_mode_is_kept(self, name, options, settings, case):
-        method, this = make(name, options), case(settings, dtype=torch.float32)
+        method, this = make(name, options), case(settings, name=name, dtype=torch.float32)
         module = method.build(this.info, method.full_ranks(this.info))
-        assert [part.bias is not None for part in module] == [False] * (len(module) - 1) + [True]
-        spatial = [part for part in module if part.kernel_size != (1, 1)]
+        factors = [part for part in module if isinstance(part, nn.Conv2d)]
+        assert [part.bias is not None for part in factors] == [False] * (len(factors) - 1) + [True]
+        spatial = [part for part in factors if part.kernel_size != (1, 1)]
+        assert spatial
         assert all(part.padding_mode == this.layer.padding_mode for part in spatial)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS, ids=IDS)
 class TestEveryMethod:
     def test_exact_in_float32(self, name, options, case):
-        method, this = make(name, options), case(LAYERS["plain"], dtype=torch.float32)
+        method, this = make(name, options), case(LAYERS["plain"], name=name, dtype=torch.float32)
+        if not method.exact:
+            pytest.skip("no setting of this method reproduces every layer")
         module, _ = replace(method, this, method.full_ranks(this.info))
         with torch.no_grad():
             expected = this.layer(this.images)
@@ -111,10 +138,10 @@ class TestEveryMethod:
         assert {p.dtype for p in module.parameters()} == {torch.float32}
 
     def test_error_falls_with_rank(self, name, options, case):
-        method, this = make(name, options), case(LAYERS["plain"], outputs=12)
-        full, errors = method.full_ranks(this.info), []
+        method, this = make(name, options), case(LAYERS["plain"], name=name, outputs=12)
+        errors = []
         for share in (0.1, 0.25, 0.5, 0.75, 1):
-            module, _ = replace(method, this, tuple(max(1, round(share * rank)) for rank in full))
+            module, _ = replace(method, this, at_share(method, this.info, share))
             with torch.no_grad():
                 target, got = (torch.relu(m(this.images)) for m in (this.layer, module))
             errors.append(float((target - got).norm() / target.norm()))
@@ -122,14 +149,14 @@ class TestEveryMethod:
         assert errors[0] > 0.1
 
     def test_deterministic(self, name, options, case):
-        method, this = make(name, options), case(LAYERS["plain"])
-        ranks = tuple(max(1, rank // 2) for rank in method.full_ranks(this.info))
+        method, this = make(name, options), case(LAYERS["plain"], name=name)
+        ranks = at_share(method, this.info, 0.5)
         one, two = (replace(method, this, ranks)[0].state_dict() for _ in range(2))
         assert all(torch.equal(one[key], two[key]) for key in one)
 
     @pytest.mark.parametrize("damage", ["dead", "twins", "few samples", "all dead"])
     def test_degenerate_responses(self, name, options, damage, case, observe):
-        method, this = make(name, options), case(LAYERS["plain"])
+        method, this = make(name, options), case(LAYERS["plain"], name=name)
         with torch.no_grad():
             if damage == "dead":
                 this.layer.weight[2] = 0
@@ -141,23 +168,38 @@ class TestEveryMethod:
                 this.layer.bias.zero_()
             images = this.images[:2] if damage == "few samples" else this.images
         this.responses = observe(this.info, this.layer, images, count=3 if damage == "few samples" else 40)
-        module, factors = replace(method, this, tuple(max(1, r // 2) for r in method.full_ranks(this.info)))
+        module, factors = replace(method, this, at_share(method, this.info, 0.5))
         assert all(torch.isfinite(p).all() for p in module.parameters())
         assert all(np.isfinite(error) for error in factors.errors.values())
 
     def test_energies_descend_and_match_the_ranks(self, name, options, case):
-        method, this = make(name, options), case(LAYERS["plain"])
+        method, this = make(name, options), case(LAYERS["plain"], name=name)
         weight = this.layer.weight.detach().numpy()
-        energies = method.energies(this.info, weight, this.responses.moments)
+        energies = method.energies(this.info, weight, this.responses.statistics)
+        if not energies:
+            pytest.skip("this method tells what each setting keeps instead")
         assert tuple(len(e) for e in energies) == method.full_ranks(this.info)
         for energy in energies:
             assert (np.diff(energy) <= 1e-9 * energy[0]).all()
 
+    def test_settings_fit_and_keep_a_share_of_the_energy(self, name, options, case):
+        method, this = make(name, options), case(LAYERS["plain"], name=name)
+        weight = this.layer.weight.detach().numpy()
+        settings = method.settings(this.info, 1)
+        kept = method.kept(this.info, weight, this.responses.statistics, settings)
+        for ranks in settings:
+            check_ranks(method, this.info, ranks)
+        assert kept.shape == (len(settings),)
+        assert ((kept >= 0) & (kept <= 1 + 1e-9)).all()
+        if method.exact:
+            assert kept[settings.index(method.full_ranks(this.info))] == pytest.approx(1)
+        assert kept.max() > kept.min()
+
     def test_ranks_out_of_range_are_refused(self, name, options, case):
-        method, this = make(name, options), case(LAYERS["plain"])
+        method, this = make(name, options), case(LAYERS["plain"], name=name)
         full = method.full_ranks(this.info)
         check_ranks(method, this.info, full)
-        with pytest.raises(RankError, match=r"layer: rank must be between 1 and \d+, got 0"):
+        with pytest.raises(RankError, match=r"layer: \w+ must be between 1 and \d+, got 0"):
             check_ranks(method, this.info, (0, *full[1:]))
         with pytest.raises(RankError):
             check_ranks(method, this.info, (full[0] + 1, *full[1:]))
@@ -166,13 +208,14 @@ class TestEveryMethod:
 
     def test_grouped_layers_are_refused(self, name, options, describe):
         method = make(name, options)
-        info = describe(nn.Conv2d(8, 8, 3, groups=2), (8, 9, 9))
+        channels = 4 if name == "monochromatic" else 12
+        info = describe(nn.Conv2d(channels, 12, 3, groups=2), (channels, 9, 9))
         assert "groups" in method.obstacle(info)
         with pytest.raises(ModelError, match="groups"):
             check_ranks(method, info, (1,))
 
 
-@pytest.mark.parametrize("name", ["svd", "pca", "gsvd"])
+@pytest.mark.parametrize("name", ["svd-out", "svd-in", "pca", "gsvd"])
 def test_linear_layers(name, describe, observe):
     torch.manual_seed(0)
     layer, inputs = nn.Linear(9, 6), torch.randn(8, 4, 5, 9)
@@ -236,4 +279,30 @@ def test_every_method_is_a_frozen_dataclass():
         method = make(name)
         with pytest.raises(AttributeError):
             method.anything = 1
-        assert all(option.default is not None for option in fields(method))
+        assert all(option.name in options_of(method) for option in fields(method))
+
+
+@pytest.mark.parametrize("settings", LAYERS.values(), ids=LAYERS.keys())
+@pytest.mark.parametrize("metric", ["frobenius", "data", "gradient"])
+def test_planted_colours_are_found_on_every_layer(settings, metric, case, observe):
+    this = case(settings, name="monochromatic")
+    rng = np.random.default_rng(0)
+    colors = torch.from_numpy(rng.standard_normal((4, 3)))
+    height, width = this.layer.kernel_size
+    filters = torch.from_numpy(rng.standard_normal((8, height, width)))
+    with torch.no_grad():
+        this.layer.weight.copy_(colors[[0, 3, 1, 2, 2, 0, 1, 3], :, None, None] * filters[:, None])
+    this.responses = observe(this.info, this.layer, this.images)
+    module, _ = replace(make("monochromatic", {"metric": metric}), this, (4,))
+    with torch.no_grad():
+        torch.testing.assert_close(module(this.images), this.layer(this.images), rtol=1e-8, atol=1e-8)
+
+
+def test_greedy_terms_approach_the_layer(case):
+    this = case(LAYERS["stride 2"])
+    errors = []
+    for rank in (4, 16, 48):
+        module, _ = replace(make("outer", {"start": "greedy", "joint_sweeps": 0}), this, (rank,))
+        with torch.no_grad():
+            errors.append(float((module(this.images) - this.layer(this.images)).square().sum()))
+    assert errors[0] > 3 * errors[1] > 9 * errors[2] > 0

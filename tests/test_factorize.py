@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from cnncompress.calibration import Calibration
 from cnncompress.collector import Collector
 from cnncompress.errors import DataError
 from cnncompress.events import LayerDone
@@ -37,7 +38,9 @@ def run(model, images, plans, source_type, *, batch_size=8, memory=10**9, damage
     if damage is not None:
         damage(compressed)
     prefix = Prefix(compressed, source, batch_size=batch_size, memory=memory)
-    context = Context(collector=collector, prefix=prefix, holdout=0.25, seed=0, backend="numpy")
+    context = Context(
+        calibration=Calibration(collector), prefix=prefix, holdout=0.25, seed=0, backend="numpy"
+    )
     events = []
     factors = factorize_(compressed, layers, plans, context, events.append)
     return compressed, factors, events

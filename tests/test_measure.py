@@ -8,7 +8,8 @@ from torch import nn
 
 from cnncompress.errors import OptionError
 from cnncompress.events import Event, StageAdvanced, StageDone, StageStarted
-from cnncompress.measure import latencies, latency, torch_threads
+from cnncompress.interleave import torch_threads
+from cnncompress.measure import latencies, latency
 from cnncompress.memory import peak_rss_mb
 
 
@@ -48,7 +49,9 @@ def test_speedup_is_the_ratio_of_the_times() -> None:
 def test_runs_alternate_after_the_warm_up() -> None:
     calls: list[str] = []
     latency(Sleeper(0, calls, "a"), Sleeper(0, calls, "b"), (3, 4, 4), repeats=5, warmup=2)
-    assert calls == ["a", "b"] * 7
+    # the original ran before to find the memory format
+    assert calls[-14:] == ["a", "b"] * 7
+    assert set(calls[:-14]) <= {"a"}
 
 
 def test_networks_and_thread_count_are_left_as_they_were() -> None:
@@ -77,7 +80,9 @@ def test_networks_run_in_channels_last_without_gradients() -> None:
             self.conv = nn.Conv2d(3, 4, 3)
 
         def __deepcopy__(self, memo: dict[int, object]) -> "Probe":
-            return Probe()
+            twin = Probe()
+            twin.load_state_dict(self.state_dict())
+            return twin
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             last = self.conv.weight.is_contiguous(memory_format=torch.channels_last)
@@ -85,7 +90,7 @@ def test_networks_run_in_channels_last_without_gradients() -> None:
             return self.conv(images)
 
     latency(Probe(), Probe(), (3, 8, 8), repeats=1, warmup=0)
-    assert seen == [(True, True)] * 2
+    assert seen[-2:] == [(True, True)] * 2  # the original ran before to find the memory format
 
 
 def test_every_combination_is_measured_and_reported() -> None:

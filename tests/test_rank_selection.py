@@ -82,7 +82,7 @@ def test_skip_only_and_linear(layers):
 
 
 def test_nothing_to_do_is_an_error(layers):
-    with pytest.raises(ModelError, match="can replace no layer"):
+    with pytest.raises(ModelError, match="no layer of this network can be replaced by"):
         choose_methods(layers, make("gsvd"), skip=["*"])
 
 
@@ -93,7 +93,7 @@ def test_ranks_given_by_the_user_are_kept(layers):
     assert plans["2"].ranks == (20, 30)
     with pytest.raises(OptionError, match=r"^0: ranks were given for a layer that is not replaced"):
         choose_ranks(candidates(layers, methods), **common, given={"0": (3,)})
-    with pytest.raises(ValueError, match=r"2: rank must be between"):
+    with pytest.raises(ValueError, match=r"2: channel must be between"):
         choose_ranks(candidates(layers, methods), **common, given={"2": (20, 300)})
 
 

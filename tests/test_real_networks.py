@@ -14,10 +14,14 @@ import cnncompress
 from cnncompress import Options, compress, load_network
 from cnncompress.cli import main
 from cnncompress.data import open_source, paths_source
-from cnncompress.decompositions import make
+from cnncompress.decompositions import Monochromatic, make
+from cnncompress.decompositions.weighted import folded
+from cnncompress.default_data import default_data
 from cnncompress.inspect import inspect_layers
 from cnncompress.network import Network, Preprocess
 from cnncompress.photographs import photograph_crops
+from cnncompress.solvers.biclustering import bicluster, blocks_of, tucker2
+from cnncompress.solvers.outer import outer_products
 from cnncompress.zoo.elpv import elpv_split
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real networks")]
@@ -95,16 +99,87 @@ def test_full_ranks_reproduce_the_network(vgg16):
     ranks = {
         layer.name: method.full_ranks(layer) for layer in info if layer.name in {"features.7", "features.17"}
     }
-    options = Options(only=tuple(ranks), layer_ranks=ranks, measure=False, images=80)
+    options = Options(only=tuple(ranks), layer_ranks=ranks, measure=False, images=80, allow_slower=True)
     before = copy.deepcopy(vgg16.model.state_dict())
     report = compress(vgg16, calibration, evaluation, options).report
     assert report["fidelity"]["output_relative_error"] < 1e-8
     assert all(torch.equal(before[key], value) for key, value in vgg16.model.state_dict().items())
 
 
+@pytest.fixture(scope="module")
+def alexnet():
+    network = load_network("alexnet", weights="backbone")
+    return Network(name="alexnet", model=network.model, preprocess=SMALL, source=network.source)
+
+
+@pytest.mark.parametrize("method", ["svd-out", "svd-in", "biclustering-svd"])
+def test_the_data_metric_loses_less_on_photographs_it_never_saw(alexnet, method):
+    calibration, _ = crops_of_photographs()
+    found = {}
+    for metric in ("frobenius", "data"):
+        options = Options(speedup=1.5, method=method, method_options={"metric": metric}, measure=False)
+        report = compress(alexnet, calibration, photographs(), options).report
+        assert 1.5 <= report["macs"]["conv_speedup"] < 1.6
+        found[metric] = report["fidelity"]["output_relative_error"]
+    assert found["data"] < 0.9 * found["frobenius"], found
+
+
+@pytest.mark.parametrize("name", ["features.3", "features.6", "features.8", "features.10"])
+def test_found_clusters_lose_less_of_a_real_weight_than_random_ones(alexnet, name):
+    weight = folded(alexnet.model.get_submodule(name).weight.detach().numpy())
+    errors = {}
+    for grouping in ("clustered", "random"):
+        found = bicluster(weight, inputs=2, outputs=2, grouping=grouping)
+        blocks = blocks_of(weight, found.inputs.order, found.outputs.order, inputs=2, outputs=2)
+        ranks = {"input_rank": blocks.shape[1] // 4, "output_rank": blocks.shape[3] // 4}
+        errors[grouping] = {
+            "svd": tucker2(blocks, **ranks).history[-1],
+            "outer": outer_products(blocks, rank=40, start="slices", joint_sweeps=3).errors["slices+joint"],
+        }
+    assert errors["clustered"]["svd"] < errors["random"]["svd"]
+    assert errors["clustered"]["outer"] < errors["random"]["outer"]
+
+
+def test_fine_tuning_above_a_monochromatic_first_layer_wins_the_accuracy_back():
+    network = load_network("alexnet-elpv")
+    calibration, _, _ = default_data(network, images=100, seed=0)
+    _, test = elpv_split()
+    drawn = np.random.default_rng(0).permutation(len(test.paths))[:150]
+    evaluation = paths_source(
+        [test.paths[i] for i in drawn],
+        [test.labels[i] for i in drawn],
+        network.preprocess,
+        test.paths[0].parent,
+    )
+    drops = []
+    for finetune in ("", "upper"):
+        options = Options(
+            methods={"features.0": Monochromatic(colors=16)},
+            images=100,
+            finetune=finetune,
+            epochs=6,
+            measure=False,
+        )
+        report = compress(network, calibration, evaluation, options).report
+        drops.append(report["accuracy"]["drop_top1"])
+    assert drops[0] > 3
+    assert drops[1] < drops[0] / 2
+
+
 def test_the_demo_on_the_command_line(tmp_path):
     out = tmp_path / "out"
-    arguments = ["alexnet-elpv", "--speedup", "3x", "--images", "120", "--json", "-o", str(out)]
+    # timings decide which layers stay, and a test must not depend on what else the machine does
+    arguments = [
+        "alexnet-elpv",
+        "--speedup",
+        "3x",
+        "--images",
+        "120",
+        "--json",
+        "-o",
+        str(out),
+        "--allow-slower",
+    ]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     report = json.loads(done.stdout)

@@ -141,9 +141,35 @@ def test_page_is_well_formed_and_self_contained(report: dict[str, Any]) -> None:
     page = Page(render_html(report))
     assert page.open == []
     assert page.tags.isdisjoint({"script", "link", "img", "iframe"})
-    assert all(address.startswith("#") for address in page.addresses)
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
     assert "@import" not in page.text
     assert "url(http" not in page.text
+
+
+def test_measured_speed_of_layers_is_shown_with_its_setting(report: dict[str, Any]) -> None:
+    assert "Speed is the time" not in Page(render_html(report)).text
+    report["layers"][1] |= {"ms_before": 3.0, "ms_after": 4.0, "layer_speedup": 0.75}
+    report["layers"][2] |= {"ms_before": 3.0, "ms_after": 1.5, "layer_speedup": 2.01}
+    report["layers"][0] |= {"ms_before": None, "ms_after": None, "layer_speedup": None}
+    report["layer_timing"] = {"runtime": "torch", "threads": 2, "batch": 1, "device": "cpu"}
+    page = Page(render_html(report))
+    assert "alone in torch on cpu with 2 threads, batch 1" in page.text
+    assert page.text.count("slower") - page.text.count(".slower") == 1
+    assert "0.75xslower" in page.text.replace("\n", "")
+    assert "2.01x" in page.text
+    assert page.open == []
+
+
+def test_filters_have_a_section_with_both_pictures(report: dict[str, Any]) -> None:
+    assert "Filters of" not in render_html(report)
+    texts = [" ".join(f"{value:.4f}" for value in range(start, start + 27)) for start in (0, 5)]
+    report["filters"] = {"layer": "conv<1>", "shape": [2, 3, 3, 3], "before": texts, "after": texts[::-1]}
+    html = render_html(report)
+    page = Page(html)
+    assert "Filters of conv<1>" in page.text
+    assert html.count("<svg") == 5
+    assert all(address.startswith(("#", "data:image/png;base64,")) for address in page.addresses)
+    assert page.open == []
 
 
 def test_headline_says_what_was_asked_and_what_came(report: dict[str, Any]) -> None:

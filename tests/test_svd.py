@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from cnncompress.solvers.svd import squared_singular_values, truncated_svd
+from cnncompress.solvers.svd import leading_vectors, squared_singular_values, truncated_svd
 
 
 @pytest.fixture(
@@ -53,3 +53,23 @@ def test_library_and_dtype_are_kept(to_library, matrix, dtype):
     for part in truncated_svd(given, rank=2):
         assert type(part) is type(given)
         assert part.dtype == given.dtype
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (9, 9)])
+@pytest.mark.parametrize("rank", [1, 4, 6])
+def test_leading_vectors_are_those_of_the_svd(shape, rank, rng, to_xp):
+    matrix = rng.standard_normal(shape)
+    found = np.asarray(leading_vectors(to_xp(matrix), rank=rank))
+    expected = np.linalg.svd(matrix)[0][:, :rank]
+    np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=1e-9)
+
+
+def test_a_random_search_finds_nearly_the_best_subspace(rng, to_xp):
+    left, _ = np.linalg.qr(rng.standard_normal((120, 120)))
+    matrix = (left * np.arange(1, 121) ** -0.5) @ rng.standard_normal((120, 300))
+    found = np.asarray(leading_vectors(to_xp(matrix), rank=20, large=100))
+    again = np.asarray(leading_vectors(to_xp(matrix), rank=20, large=100))
+    assert (found == again).all()
+    np.testing.assert_allclose(found.T @ found, np.eye(20), atol=1e-9)
+    best = np.sqrt((np.linalg.svd(matrix, compute_uv=False)[20:] ** 2).sum())
+    assert best <= np.linalg.norm(matrix - found @ (found.T @ matrix)) < 1.01 * best

@@ -3,28 +3,42 @@
 The imports below are the list of what is built in; third parties call `register` themselves.
 """
 
-from cnncompress.decompositions import channel as channel
-from cnncompress.decompositions import spatial as spatial
-from cnncompress.decompositions import three_d as three_d
-from cnncompress.decompositions.base import (
-    Decomposition,
-    Factors,
-    Ranks,
+from cnncompress.decompositions.base import Decomposition, Factors, Ranks
+from cnncompress.decompositions.channel import GSVD, PCA
+from cnncompress.decompositions.folded import SVDIn, SVDOut
+from cnncompress.decompositions.monochromatic import Monochromatic
+from cnncompress.decompositions.outer import BiclusteringOuter, Outer
+from cnncompress.decompositions.registry import (
     available,
     check_ranks,
     fallback_of,
+    knows_option,
     make,
     options_of,
     register,
 )
+from cnncompress.decompositions.spatial import Spatial
+from cnncompress.decompositions.three_d import GSVD3D
+from cnncompress.decompositions.tucker import BiclusteringSVD
 
 __all__ = [
+    "GSVD",
+    "GSVD3D",
+    "PCA",
+    "BiclusteringOuter",
+    "BiclusteringSVD",
     "Decomposition",
     "Factors",
+    "Monochromatic",
+    "Outer",
     "Ranks",
+    "SVDIn",
+    "SVDOut",
+    "Spatial",
     "available",
     "check_ranks",
     "fallback_of",
+    "knows_option",
     "make",
     "options_of",
     "register",

@@ -1,24 +1,27 @@
-"""The contract of a decomposition, and the register of all of them.
+"""The contract of a decomposition.
 
 A decomposition is one file with one frozen dataclass whose fields are its options. It replaces a
-layer by a chain of plain torch layers with a rank between each two of them. Padding, stride and
-dilation live in the spatial factors, the bias in the last factor alone: a bias before a padded
-convolution would be wrong at the borders.
+layer by a chain of plain torch layers with ranks between them. Padding, stride and dilation live in
+the spatial factors, the bias in the last factor alone: a bias before a padded convolution would be
+wrong at the borders.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from cnncompress.errors import ModelError, OptionError, RankError, unknown_name
+from cnncompress.decompositions.chains import Step, build_chain, chain_macs, chain_params
 from cnncompress.inspect import LayerInfo
-from cnncompress.responses import Responses
+from cnncompress.responses import Responses, Statistics
 from cnncompress.solvers import Array
-from cnncompress.solvers.moments import Moments
 
 Ranks = tuple[int, ...]
+Need = Literal["responses", "inputs", "gradients"]
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,21 @@ class Factors:
     """What a fit returns.
 
     Attributes:
-        weights: of each layer of the chain, in the shape of that torch layer's weight.
-        bias: of the last layer, shape (out_channels,).
+        weights: of each convolution or linear layer of the chain, in the shape of a convolution's weight.
+        bias: of the last of them, shape (out_channels,), in the order of its outputs.
         errors: relative squared error of each solution that was tried, on held-out responses after the
             activation; empty for methods that see no data.
         chosen: key of ``errors`` of the solution that was kept.
+        orders: of each permutation of the chain: position ``i`` takes channel ``order[i]``.
+        notes: what else a user should know of the solution, for example whether it converged.
     """
 
     weights: tuple[Array, ...]
     bias: Array
     errors: Mapping[str, float] = field(default_factory=dict)
     chosen: str = ""
+    orders: tuple[NDArray[np.int64], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -45,14 +52,35 @@ class Decomposition(Protocol):
 
     Attributes:
         name: by which users ask for it.
-        needs_data: whether it reads responses.
         fallback: method for layers that this one can't replace, None for none; it takes those of this
             method's options that it knows.
+        descends: whether ``energies`` are those of the best choice of each rank, independent of the others
+            and descending, and the cost is proportional to the rank: what the greedy rule rests on. Other
+            methods are chosen by what each of their ``settings`` keeps.
+        rank_names: what its ranks are called.
+        principal: whether its last rank counts principal components of the response.
     """
 
     name: ClassVar[str]
-    needs_data: ClassVar[bool] = False
     fallback: ClassVar[str | None] = None
+    descends: ClassVar[bool] = True
+    rank_names: ClassVar[tuple[str, ...]] = ("rank",)
+    principal: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What it must know of the data: responses, moments of the inputs, gradients of the weights."""
+        return frozenset()
+
+    @property
+    def exact(self) -> bool:
+        """Whether full ranks reproduce every layer."""
+        return True
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it reads responses."""
+        return bool(self.needs)
 
     def obstacle(self, layer: LayerInfo) -> str:
         """Why this method can't replace a layer.
@@ -66,13 +94,123 @@ class Decomposition(Protocol):
         ...
 
     def full_ranks(self, layer: LayerInfo) -> Ranks:
-        """The ranks at which the replacement is exact; also the greatest ones allowed.
+        """The greatest ranks allowed; at them an `exact` method is exact.
 
         Args:
             layer: the layer.
 
         Returns:
-            One rank for each place between two factors.
+            One rank for each place between two factors that can be chosen.
+        """
+        ...
+
+    def unfit(self, layer: LayerInfo, ranks: Ranks) -> str:
+        """Why ranks within their limits can't be had all the same.
+
+        Args:
+            layer: the layer.
+            ranks: of the replacement.
+
+        Returns:
+            The reason with the valid values, or an empty string.
+        """
+        del layer, ranks
+        return ""
+
+    def choices(self, layer: LayerInfo) -> Mapping[str, Sequence[int]]:
+        """Values of options that depend on the layer.
+
+        Args:
+            layer: the layer.
+
+        Returns:
+            The valid values of each such option.
+        """
+        del layer
+        return {}
+
+    def asked(self, layer: LayerInfo) -> Ranks | None:
+        """The ranks that the method's own options settle.
+
+        Args:
+            layer: the layer.
+
+        Returns:
+            The ranks, or None if they are to be chosen.
+        """
+        del layer
+        return None
+
+    def rank_step(self, layer: LayerInfo, step: int) -> int:
+        """What ranks are multiples of.
+
+        Args:
+            layer: the layer.
+            step: that the channels of the replacement shall be multiples of.
+
+        Returns:
+            The step of the ranks.
+        """
+        del layer
+        return step
+
+    def settings(self, layer: LayerInfo, step: int) -> tuple[Ranks, ...]:
+        """Ranks to choose among.
+
+        Args:
+            layer: the layer.
+            step: ranks are multiples of this, or of less where there are few.
+
+        Returns:
+            All combinations that fit.
+        """
+        choices = [multiples(step, limit) for limit in self.full_ranks(layer)]
+        return tuple(ranks for ranks in product(*choices) if not self.unfit(layer, ranks))
+
+    def energies(self, layer: LayerInfo, weight: Array, statistics: Statistics | None) -> tuple[Array, ...]:
+        """What each further rank adds to the energy that is kept.
+
+        Args:
+            layer: the layer.
+            weight: shape (out_channels, in_channels, kernel height, kernel width).
+            statistics: of the original network; None unless the method needs data.
+
+        Returns:
+            For each rank a vector as long as its full value, descending.
+        """
+        ...
+
+    def kept(
+        self, layer: LayerInfo, weight: Array, statistics: Statistics | None, settings: Sequence[Ranks]
+    ) -> NDArray[np.float64]:
+        """The share of energy that each of some settings keeps.
+
+        Args:
+            layer: the layer.
+            weight: shape (out_channels, in_channels, kernel height, kernel width).
+            statistics: of the original network; None unless the method needs data.
+            settings: ranks of each.
+
+        Returns:
+            Between 0 and 1, one for each setting.
+        """
+        shares = [cumulative_share(energy) for energy in self.energies(layer, weight, statistics)]
+        return np.array(
+            [
+                np.prod([share[rank - 1] for share, rank in zip(shares, ranks, strict=True)])
+                for ranks in settings
+            ]
+        )
+
+    def steps(self, layer: LayerInfo, ranks: Ranks) -> tuple[Step, ...]:
+        """The chain that replaces the layer.
+
+        Args:
+            layer: the layer.
+            ranks: of the replacement.
+
+        Returns:
+            Its convolutions and permutations.
         """
         ...
 
@@ -86,20 +224,19 @@ class Decomposition(Protocol):
         Returns:
             For one image.
         """
-        ...
+        return chain_macs(layer, self.steps(layer, ranks))
 
-    def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
-        """What each further rank adds to the energy that is kept.
+    def params(self, layer: LayerInfo, ranks: Ranks) -> int:
+        """Weights and biases of the replacement.
 
         Args:
             layer: the layer.
-            weight: shape (out_channels, in_channels, kernel height, kernel width).
-            moments: of the original network's responses; None unless the method needs data.
+            ranks: of the replacement.
 
         Returns:
-            For each rank a vector as long as its full value, descending.
+            Their number.
         """
-        ...
+        return chain_params(layer, self.steps(layer, ranks))
 
     def build(self, layer: LayerInfo, ranks: Ranks) -> nn.Sequential:
         """The replacement with untrained weights.
@@ -111,7 +248,7 @@ class Decomposition(Protocol):
         Returns:
             Plain torch layers.
         """
-        ...
+        return build_chain(layer, self.steps(layer, ranks))
 
     def fit(
         self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
@@ -131,111 +268,38 @@ class Decomposition(Protocol):
         ...
 
 
-_REGISTER: dict[str, Callable[..., Decomposition]] = {}
-
-Method = TypeVar("Method", bound=Callable[..., Decomposition])
-
-
-def register(method: Method) -> Method:
-    """Class decorator that makes a decomposition known by its ``name``.
+def multiples(step: int, limit: int) -> list[int]:
+    """Ranks to choose among: multiples of a step, which is halved where it is coarse.
 
     Args:
-        method: a frozen dataclass that follows `Decomposition`.
+        step: asked for.
+        limit: greatest rank.
 
     Returns:
-        The class, unchanged.
+        Ascending, at most ``limit``; never empty.
 
-    Raises:
-        OptionError: the name is taken.
+    Example:
+        >>> multiples(16, 40), multiples(16, 3)
+        ([8, 16, 24, 32, 40], [1, 2, 3])
     """
-    name: str = method.name  # type: ignore[attr-defined]  # the protocol's class variable
-    if name in _REGISTER:
-        raise OptionError(f"a decomposition named {name!r} is registered already; choose another name")
-    _REGISTER[name] = method
-    return method
+    while step > 1 and 4 * step > limit:
+        step //= 2
+    return list(range(step, limit + 1, step))
 
 
-def available() -> tuple[str, ...]:
-    """Names of all registered decompositions.
-
-    Returns:
-        Sorted names.
-    """
-    return tuple(sorted(_REGISTER))
-
-
-def make(name: str, options: Mapping[str, Any] | None = None) -> Decomposition:
-    """A decomposition by name.
+def cumulative_share(energies: Array) -> NDArray[np.float64]:
+    """The share of energy that leading values hold.
 
     Args:
-        name: one of `available`.
-        options: values for the dataclass's fields.
+        energies: not negative but for rounding, shape (n,).
 
     Returns:
-        The decomposition.
+        Shape (n,), ascending to 1; all 1 if there is no energy.
 
-    Raises:
-        OptionError: the name or an option is unknown, or a value doesn't fit.
+    Example:
+        >>> cumulative_share(np.array([3.0, 1.0])).tolist()
+        [0.75, 1.0]
     """
-    if name not in _REGISTER:
-        raise OptionError(unknown_name("method", name, _REGISTER))
-    method = _REGISTER[name]
-    known = {option.name: option for option in fields(method)}  # type: ignore[arg-type]  # always a dataclass
-    for option, value in (options or {}).items():
-        if option not in known:
-            raise OptionError(f"{name}: {unknown_name('option', option, known)}")
-        expected = type(known[option].default)
-        if expected is bool and not isinstance(value, bool):
-            raise OptionError(f"{name}: option {option} is true or false, got {value!r}")
-    return method(**(options or {}))
-
-
-def check_ranks(method: Decomposition, layer: LayerInfo, ranks: Ranks) -> None:
-    """Refuse ranks out of range.
-
-    Args:
-        method: the decomposition.
-        layer: the layer that it shall replace.
-        ranks: one for each place between two factors.
-
-    Raises:
-        ModelError: the method doesn't fit the layer.
-        OptionError: the number of ranks is wrong.
-        RankError: a rank is out of its range.
-    """
-    obstacle = method.obstacle(layer)
-    if obstacle:
-        raise ModelError(f"{layer.name}: {method.name} can't replace this layer: {obstacle}")
-    full = method.full_ranks(layer)
-    if len(ranks) != len(full):
-        raise OptionError(f"{layer.name}: {method.name} takes {len(full)} ranks, got {len(ranks)}: {ranks}")
-    for rank, limit in zip(ranks, full, strict=True):
-        if not 1 <= rank <= limit:
-            raise RankError(layer.name, rank, limit)
-
-
-def fallback_of(method: Decomposition) -> Decomposition | None:
-    """The method that stands in where this one doesn't fit, with the options that both know.
-
-    Args:
-        method: a decomposition.
-
-    Returns:
-        Its fallback, or None if it has none.
-    """
-    if method.fallback is None:
-        return None
-    known = {option.name for option in fields(_REGISTER[method.fallback])}  # type: ignore[arg-type]  # a dataclass
-    return make(method.fallback, {key: value for key, value in options_of(method).items() if key in known})
-
-
-def options_of(method: Decomposition) -> dict[str, Any]:
-    """The options of a decomposition.
-
-    Args:
-        method: a decomposition.
-
-    Returns:
-        Values of its fields.
-    """
-    return asdict(method)  # type: ignore[call-overload,no-any-return]  # every method is a dataclass
+    values = np.maximum(np.asarray(energies, dtype=np.float64), 0.0)
+    total = float(values.sum())
+    return np.cumsum(values) / total if total > 0 else np.ones(len(values))

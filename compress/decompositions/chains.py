@@ -1,114 +1,166 @@
 """The layers that replacements are made of, and what they cost."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
 from torch import nn
 
 from cnncompress.inspect import LayerInfo
+from cnncompress.layers.channel_order import ChannelOrder
 
 Part = Literal["whole", "vertical", "horizontal", "pointwise"]
 
+_COVERS: dict[Part, tuple[bool, bool]] = {
+    "whole": (True, True),
+    "vertical": (True, False),
+    "horizontal": (False, True),
+    "pointwise": (False, False),
+}
 
-def factor(
-    layer: LayerInfo, part: Part, in_channels: int, out_channels: int, *, bias: bool
-) -> nn.Conv2d | nn.Linear:
-    """One layer of a replacement.
+
+@dataclass(frozen=True)
+class Link:
+    """A convolution of a chain.
+
+    Attributes:
+        part: which spatial axes of the replaced kernel it covers; stride, padding, dilation and padding mode
+            go with them.
+        inputs: channels that it reads.
+        outputs: channels that it writes.
+        groups: of the convolution.
+        bias: whether it has one.
+    """
+
+    part: Part
+    inputs: int
+    outputs: int
+    groups: int = 1
+    bias: bool = False
+
+    @property
+    def covers(self) -> tuple[bool, bool]:
+        """Whether it covers the kernel's height and its width."""
+        return _COVERS[self.part]
+
+
+@dataclass(frozen=True)
+class Reorder:
+    """A permutation of channels.
+
+    Attributes:
+        channels: how many.
+    """
+
+    channels: int
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Channels (groups, n) become (n, groups).
+
+    Attributes:
+        groups: of channels before.
+    """
+
+    groups: int
+
+
+Step = Link | Reorder | Shuffle
+
+
+def build_chain(layer: LayerInfo, steps: Sequence[Step]) -> nn.Sequential:
+    """A chain with untrained weights.
 
     Args:
         layer: the layer that is replaced.
-        part: which of its spatial axes this factor covers.
-        in_channels: of the factor.
-        out_channels: of the factor.
-        bias: whether it has one.
+        steps: of the chain.
 
     Returns:
-        A linear layer for a linear one, else a convolution that takes stride, padding, dilation and
-        padding mode along the axes that it covers.
+        Convolutions, or linear layers for a linear one, and permutations of channels.
     """
-    if layer.kind == "linear":
-        return nn.Linear(in_channels, out_channels, bias=bias)
-    covers = {"whole": (1, 1), "vertical": (1, 0), "horizontal": (0, 1), "pointwise": (0, 0)}[part]
+    return nn.Sequential(*(_module(layer, step) for step in steps))
 
+
+def _module(layer: LayerInfo, step: Step) -> nn.Module:
+    match step:
+        case Reorder(channels):
+            return ChannelOrder(channels)
+        case Shuffle(groups):
+            return nn.ChannelShuffle(groups)
+        case Link() if layer.kind == "linear":
+            return nn.Linear(step.inputs, step.outputs, bias=step.bias)
+        case Link():
+            return _convolution(layer, step)
+
+
+def _convolution(layer: LayerInfo, link: Link) -> nn.Conv2d:
     def along(values: tuple[int, int], neutral: int) -> tuple[int, int]:
-        return (values[0] if covers[0] else neutral, values[1] if covers[1] else neutral)
+        vertical, horizontal = link.covers
+        return (values[0] if vertical else neutral, values[1] if horizontal else neutral)
 
     padding: Any = layer.padding
+    pointwise = link.part == "pointwise"
     if isinstance(padding, tuple):
         padding = along(padding, 0)
-    elif part == "pointwise":
+    elif pointwise:
         padding = 0
     return nn.Conv2d(
-        in_channels,
-        out_channels,
+        link.inputs,
+        link.outputs,
         along(layer.kernel_size, 1),
         stride=along(layer.stride, 1),
         padding=padding,
         dilation=along(layer.dilation, 1),
-        bias=bias,
-        padding_mode="zeros" if part == "pointwise" else layer.padding_mode,
+        groups=link.groups,
+        bias=link.bias,
+        padding_mode="zeros" if pointwise else layer.padding_mode,
     )
 
 
-def whole_macs(layer: LayerInfo, in_channels: int, out_channels: int) -> int:
-    """Multiply-accumulates of a factor with the layer's own kernel and stride.
+def chain_macs(layer: LayerInfo, steps: Sequence[Step]) -> int:
+    """Multiply-accumulates of a chain.
+
+    Each convolution runs on the grid that those before it have left: only along the axes that were covered
+    the map has been strided and padded.
 
     Args:
         layer: the layer that is replaced.
-        in_channels: of the factor.
-        out_channels: of the factor.
+        steps: of the chain.
 
     Returns:
         For one image.
     """
-    return in_channels * out_channels * prod(layer.kernel_size) * prod(layer.output_size)
+    total, rows, columns = 0, layer.input_size[0], layer.input_size[1]
+    for link in _links(steps):
+        vertical, horizontal = link.covers
+        rows = layer.output_size[0] if vertical else rows
+        columns = layer.output_size[1] if horizontal else columns
+        total += _weights(layer, link) * rows * columns
+    return total
 
 
-def vertical_macs(layer: LayerInfo, out_channels: int) -> int:
-    """Multiply-accumulates of the k x 1 factor, which strides vertically only.
-
-    Args:
-        layer: the layer that is replaced.
-        out_channels: of the factor.
-
-    Returns:
-        For one image.
-    """
-    width = _columns(layer)
-    return layer.in_channels * out_channels * layer.kernel_size[0] * layer.output_size[0] * width
-
-
-def _columns(layer: LayerInfo) -> int:
-    """Width of the map between the k x 1 and the 1 x k factor: nothing is padded along it yet."""
-    return layer.input_size[1]
-
-
-def horizontal_macs(layer: LayerInfo, in_channels: int, out_channels: int) -> int:
-    """Multiply-accumulates of the 1 x k factor.
+def chain_params(layer: LayerInfo, steps: Sequence[Step]) -> int:
+    """Weights and biases of a chain; the indices of permutations don't count.
 
     Args:
         layer: the layer that is replaced.
-        in_channels: of the factor.
-        out_channels: of the factor.
+        steps: of the chain.
 
     Returns:
-        For one image.
+        Their number.
     """
-    return in_channels * out_channels * layer.kernel_size[1] * prod(layer.output_size)
+    return sum(_weights(layer, link) + link.bias * link.outputs for link in _links(steps))
 
 
-def pointwise_macs(layer: LayerInfo, in_channels: int, out_channels: int) -> int:
-    """Multiply-accumulates of a 1 x 1 factor after the striding ones.
+def _links(steps: Sequence[Step]) -> Iterator[Link]:
+    return (step for step in steps if isinstance(step, Link))
 
-    Args:
-        layer: the layer that is replaced.
-        in_channels: of the factor.
-        out_channels: of the factor.
 
-    Returns:
-        For one image.
-    """
-    return in_channels * out_channels * prod(layer.output_size)
+def _weights(layer: LayerInfo, link: Link) -> int:
+    kernel = prod(side for side, covered in zip(layer.kernel_size, link.covers, strict=True) if covered)
+    return link.inputs // link.groups * link.outputs * kernel
 
 
 def unsupported(layer: LayerInfo, *, spatial: bool = False) -> str:

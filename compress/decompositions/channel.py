@@ -1,27 +1,27 @@
-"""The k x k -> 1 x 1 split, solved on the weight (svd) or on the responses (pca, gsvd)."""
+"""The k x k -> 1 x 1 split, solved on the responses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from array_api_compat import array_namespace
-from torch import nn
 from typing_extensions import override
 
-from cnncompress.decompositions.base import Decomposition, Factors, Ranks, register
-from cnncompress.decompositions.chains import factor, pointwise_macs, unsupported, whole_macs
+from cnncompress.decompositions.base import Decomposition, Factors, Need, Ranks
+from cnncompress.decompositions.chains import Link, Step, unsupported
+from cnncompress.decompositions.registry import register
 from cnncompress.decompositions.solutions import Regressors, best_map
 from cnncompress.inspect import LayerInfo
-from cnncompress.responses import Responses
+from cnncompress.responses import Responses, Statistics
 from cnncompress.solvers import Array
-from cnncompress.solvers.moments import Moments
 from cnncompress.solvers.reduced_rank import LowRankMap, principal_map
-from cnncompress.solvers.svd import squared_singular_values, truncated_svd
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelSplit(Decomposition):
     """A k x k convolution to ``rank`` channels, then a 1 x 1: rank (k² c + d) h w multiply-accumulates."""
+
+    principal: ClassVar[bool] = True
 
     @override
     def obstacle(self, layer: LayerInfo) -> str:
@@ -32,21 +32,16 @@ class ChannelSplit(Decomposition):
         return (layer.out_channels,)
 
     @override
-    def macs(self, layer: LayerInfo, ranks: Ranks) -> int:
-        (rank,) = ranks
-        return whole_macs(layer, layer.in_channels, rank) + pointwise_macs(layer, rank, layer.out_channels)
+    def energies(self, layer: LayerInfo, weight: Array, statistics: Statistics | None) -> tuple[Array, ...]:
+        assert statistics is not None
+        return (statistics.outputs.spectrum[0],)
 
     @override
-    def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
-        assert moments is not None
-        return (moments.spectrum[0],)
-
-    @override
-    def build(self, layer: LayerInfo, ranks: Ranks) -> nn.Sequential:
+    def steps(self, layer: LayerInfo, ranks: Ranks) -> tuple[Step, ...]:
         (rank,) = ranks
-        return nn.Sequential(
-            factor(layer, "whole", layer.in_channels, rank, bias=False),
-            factor(layer, "pointwise", rank, layer.out_channels, bias=True),
+        return (
+            Link("whole", layer.in_channels, rank),
+            Link("pointwise", rank, layer.out_channels, bias=True),
         )
 
     @staticmethod
@@ -56,36 +51,9 @@ class ChannelSplit(Decomposition):
         """The two filters that a map of the layer's patches amounts to."""
         xp = array_namespace(mapping.left)
         mapping = mapping.balanced()
-        first, last = mapping.right, mapping.left
-        if layer.kind == "conv2d":
-            first = xp.reshape(first, (first.shape[0], layer.in_channels, *layer.kernel_size))
-            last = xp.reshape(last, (*last.shape, 1, 1))
+        first = xp.reshape(mapping.right, (mapping.right.shape[0], layer.in_channels, *layer.kernel_size))
+        last = xp.reshape(mapping.left, (*mapping.left.shape, 1, 1))
         return Factors((first, last), mapping.bias, errors or {}, chosen)
-
-
-@register
-@dataclass(frozen=True, kw_only=True)
-class SVD(ChannelSplit):
-    """Truncated singular value decomposition of the folded weight (Denton et al., section 3.2)."""
-
-    name: ClassVar[str] = "svd"
-
-    @override
-    def full_ranks(self, layer: LayerInfo) -> Ranks:
-        return (min(layer.out_channels, layer.patch_size),)
-
-    @override
-    def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
-        folded = array_namespace(weight).reshape(weight, (weight.shape[0], -1))
-        return (squared_singular_values(folded),)
-
-    @override
-    def fit(
-        self, layer: LayerInfo, weight: Array, bias: Array, responses: Responses | None, ranks: Ranks
-    ) -> Factors:
-        folded = array_namespace(weight).reshape(weight, (weight.shape[0], -1))
-        left, _, _ = truncated_svd(folded, rank=ranks[0])
-        return self._factors(layer, LowRankMap(left, left.T @ folded, bias))
 
 
 @register
@@ -94,7 +62,11 @@ class PCA(ChannelSplit):
     """Projection of the responses on their principal components (Zhang et al., section 3.1)."""
 
     name: ClassVar[str] = "pca"
-    needs_data: ClassVar[bool] = True
+
+    @property
+    @override
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"responses"})
 
     @override
     def fit(
@@ -102,7 +74,9 @@ class PCA(ChannelSplit):
     ) -> Factors:
         assert responses is not None
         patches = Regressors.of_patches(weight, bias, responses)
-        exact = principal_map(responses.moments.spectrum[1], responses.moments.mean, rank=ranks[0])
+        exact = principal_map(
+            responses.statistics.outputs.spectrum[1], responses.statistics.outputs.mean, rank=ranks[0]
+        )
         mapping = patches.lifted(exact.astype(weight.dtype))
         kind = "symmetric linear"
         return self._factors(layer, mapping, {kind: patches.error(mapping, responses)}, kind)
@@ -124,7 +98,11 @@ class GSVD(ChannelSplit):
     nonlinear: bool = True
     judge: bool = True
     name: ClassVar[str] = "gsvd"
-    needs_data: ClassVar[bool] = True
+
+    @property
+    @override
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"responses"})
 
     @override
     def fit(

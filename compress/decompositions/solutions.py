@@ -146,7 +146,9 @@ def best_map(
     """
     fit, held_out = responses.fit, responses.held_out
     xp = array_namespace(fit.target)
-    exact = principal_map(responses.moments.spectrum[1], responses.moments.mean, rank=rank)
+    exact = principal_map(
+        responses.statistics.outputs.spectrum[1], responses.statistics.outputs.mean, rank=rank
+    )
     principal = exact.astype(fit.target.dtype)
     maps = {"symmetric linear": regressors.lifted(principal)}
     if symmetric and nonlinear:

@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
 from typing_extensions import override
 
-from cnncompress.decompositions.base import Decomposition, Factors, Ranks, register
-from cnncompress.decompositions.chains import factor, horizontal_macs, unsupported, vertical_macs
+from cnncompress.decompositions.base import Decomposition, Factors, Ranks
+from cnncompress.decompositions.chains import Link, Step, unsupported
+from cnncompress.decompositions.registry import register
 from cnncompress.inspect import LayerInfo
-from cnncompress.responses import Responses
+from cnncompress.responses import Responses, Statistics
 from cnncompress.solvers import Array
-from cnncompress.solvers.moments import Moments
 from cnncompress.solvers.spatial import fold, spatial_split
 from cnncompress.solvers.svd import squared_singular_values
 
@@ -22,7 +21,7 @@ class Spatial(Decomposition):
     """k x 1 then 1 x k (Jaderberg et al., scheme 2): rank (k c h W + k d h w) multiply-accumulates."""
 
     name: ClassVar[str] = "spatial"
-    fallback: ClassVar[str | None] = "svd"
+    fallback: ClassVar[str | None] = "svd-out"
 
     @override
     def obstacle(self, layer: LayerInfo) -> str:
@@ -34,20 +33,15 @@ class Spatial(Decomposition):
         return (min(height * layer.in_channels, width * layer.out_channels),)
 
     @override
-    def macs(self, layer: LayerInfo, ranks: Ranks) -> int:
-        (rank,) = ranks
-        return vertical_macs(layer, rank) + horizontal_macs(layer, rank, layer.out_channels)
-
-    @override
-    def energies(self, layer: LayerInfo, weight: Array, moments: Moments | None) -> tuple[Array, ...]:
+    def energies(self, layer: LayerInfo, weight: Array, statistics: Statistics | None) -> tuple[Array, ...]:
         return (squared_singular_values(fold(weight)),)
 
     @override
-    def build(self, layer: LayerInfo, ranks: Ranks) -> nn.Sequential:
+    def steps(self, layer: LayerInfo, ranks: Ranks) -> tuple[Step, ...]:
         (rank,) = ranks
-        return nn.Sequential(
-            factor(layer, "vertical", layer.in_channels, rank, bias=False),
-            factor(layer, "horizontal", rank, layer.out_channels, bias=True),
+        return (
+            Link("vertical", layer.in_channels, rank),
+            Link("horizontal", rank, layer.out_channels, bias=True),
         )
 
     @override

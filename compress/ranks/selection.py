@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from math import sqrt
 from typing import Literal
@@ -10,20 +9,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cnncompress.decompositions import Decomposition, check_ranks, fallback_of, options_of
-from cnncompress.errors import BudgetError, ModelError, OptionError
+from cnncompress.decompositions import Decomposition, Ranks, check_ranks, fallback_of, options_of
+from cnncompress.decompositions.base import cumulative_share
+from cnncompress.decompositions.three_d import SPATIAL_WEIGHT
+from cnncompress.errors import BudgetError, OptionError
 from cnncompress.inspect import LayerInfo
 from cnncompress.plan import LayerPlan
 from cnncompress.solvers.allocation import greedy_ranks, uniform_ranks
 from cnncompress.solvers.joint_allocation import joint_ranks
+from cnncompress.solvers.menu_allocation import Menu, choose_entries, uniform_entries
 from cnncompress.solvers.spatial_allocation import spatial_ranks
 from cnncompress.solvers.splits import ChannelSplit, SpatialSplit, SplitRanks, UnreachableBudgetError
 
 Rule = Literal["greedy", "uniform", "joint"]
-
-# On VGG-16 the energy of the weight, whose split is refitted on responses, says little; 1 would all but
-# forbid the split in three.
-_SPATIAL_WEIGHT = 0.1
 
 RULES: tuple[Rule, ...] = ("greedy", "uniform", "joint")
 
@@ -35,83 +33,37 @@ class Candidate:
     Attributes:
         layer: the layer.
         method: replaces it.
-        energies: for each rank of the method, the energy that each further rank adds, descending.
+        energies: for each rank of the method, the energy that each further rank adds, descending; of methods
+            whose energies descend.
+        settings: ranks to choose among, with ``kept``; of other methods.
+        kept: share of energy that each setting keeps.
         step: ranks are multiples of this.
     """
 
     layer: LayerInfo
     method: Decomposition
-    energies: tuple[NDArray[np.float64], ...]
+    energies: tuple[NDArray[np.float64], ...] = ()
+    settings: tuple[Ranks, ...] = ()
+    kept: NDArray[np.float64] | None = None
     step: int = 1
 
+    def as_menu(self) -> tuple[Menu, list[Ranks | None]]:
+        """Everything that the layer can become.
 
-def choose_methods(
-    layers: Sequence[LayerInfo],
-    method: Decomposition,
-    *,
-    skip: Sequence[str] = (),
-    only: Sequence[str] = (),
-    include_linear: bool = False,
-) -> tuple[dict[str, Decomposition], dict[str, str]]:
-    """Which layers may be replaced and by what, and why the others stay.
-
-    Args:
-        layers: of the network, in the order of execution.
-        method: asked for; where it doesn't fit, its fallback is tried.
-        skip: patterns of layer names that stay.
-        only: patterns of the layer names that may change; all if empty.
-        include_linear: whether linear layers may change.
-
-    Returns:
-        A method for each candidate, and a reason for every other layer.
-
-    Raises:
-        OptionError: a pattern matches no layer.
-        ModelError: nothing is left to replace.
-    """
-    for pattern in (*skip, *only):
-        if not any(fnmatchcase(layer.name, pattern) for layer in layers):
-            known = ", ".join(layer.name for layer in layers[:8])
-            raise OptionError(f"no layer is named like {pattern!r}; layers: {known}, …")
-    chosen: dict[str, Decomposition] = {}
-    reasons: dict[str, str] = {}
-    for layer in layers:
-        named = any(fnmatchcase(layer.name, pattern) for pattern in only)
-        if any(fnmatchcase(layer.name, pattern) for pattern in skip):
-            reasons[layer.name] = "skipped as asked"
-        elif only and not named:
-            reasons[layer.name] = "not among the layers asked for"
-        elif not layer.eligible:
-            reasons[layer.name] = layer.reason
-        elif layer.kind == "linear" and not (include_linear or named):
-            reasons[layer.name] = "a linear layer, outside the convolutions' budget"
-        elif not named and (reason := _not_worthwhile(layer)):
-            reasons[layer.name] = reason
-        else:
-            fitting, reason = _fitting(layer, method)
-            if fitting is None:
-                reasons[layer.name] = reason
-            else:
-                chosen[layer.name] = fitting
-    if not chosen:
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:3])
-        raise ModelError(f"{method.name} can replace no layer of this network ({why or 'it has no layers'})")
-    return chosen, reasons
-
-
-def _not_worthwhile(layer: LayerInfo) -> str:
-    if layer.in_channels <= 3 and layer.patch_size < layer.out_channels:
-        return f"patches of {layer.patch_size} entries for {layer.out_channels} outputs: no rank to save"
-    return ""
-
-
-def _fitting(layer: LayerInfo, method: Decomposition) -> tuple[Decomposition | None, str]:
-    """The method or its fallback, whichever fits first, or the method's obstacle."""
-    obstacle = method.obstacle(layer)
-    if not obstacle:
-        return method, ""
-    other = fallback_of(method)
-    return (None, obstacle) if other is None or other.obstacle(layer) else (other, "")
+        Returns:
+            The menu and what its entries stand for: ranks, or None for the layer as it is.
+        """
+        settings, kept = self.settings, self.kept
+        if kept is None:
+            settings = self.method.settings(self.layer, self.step)
+            shares = [cumulative_share(energy) for energy in self.energies]
+            shares[:-1] = [share**SPATIAL_WEIGHT for share in shares[:-1]]
+            pairs = [zip(shares, ranks, strict=True) for ranks in settings]
+            kept = np.array([np.prod([share[rank - 1] for share, rank in pair]) for pair in pairs])
+        costs = np.array([self.method.macs(self.layer, ranks) for ranks in settings], dtype=np.int64)
+        cheaper = np.flatnonzero(costs < self.layer.macs)
+        menu = Menu(np.append(self.layer.macs, costs[cheaper]), np.append(1.0, kept[cheaper]))
+        return menu, [None, *(settings[i] for i in cheaper)]
 
 
 def choose_ranks(
@@ -122,6 +74,7 @@ def choose_ranks(
     speedup: float,
     rule: Rule = "greedy",
     given: Mapping[str, tuple[int, ...]] | None = None,
+    allow_dearer: bool = False,
 ) -> dict[str, LayerPlan]:
     """Ranks under which the network costs at most its original cost divided by the speedup.
 
@@ -133,6 +86,7 @@ def choose_ranks(
         rule: ``"greedy"`` (Zhang et al., section 3.4 and 3.5), ``"uniform"``, or ``"joint"``, which
             weighs channel and spatial ranks against each other.
         given: ranks that the user fixed, by layer.
+        allow_dearer: whether these may cost as much as the layer or more.
 
     Returns:
         A plan for each candidate.
@@ -141,26 +95,33 @@ def choose_ranks(
         BudgetError: the speedup can't be reached.
         OptionError: a fixed rank is for a layer that is no candidate.
     """
-    given = dict(given or {})
-    plans = {c.layer.name: _as_given(c, given.pop(c.layer.name)) for c in candidates if c.layer.name in given}
+    asked = {c.layer.name: ranks for c in candidates if (ranks := c.method.asked(c.layer)) is not None}
+    given = asked | dict(given or {})
+    plans = {
+        c.layer.name: _as_given(c, given.pop(c.layer.name), dearer=allow_dearer)
+        for c in candidates
+        if c.layer.name in given
+    }
     if given:
         raise OptionError(f"{next(iter(given))}: ranks were given for a layer that is not replaced")
     free = [c for c in candidates if c.layer.name not in plans]
     if not free:
         return plans  # the user has settled everything; the cost is then what it is
     fixed += sum(c.method.macs(c.layer, plans[c.layer.name].ranks) for c in candidates if c not in free)
-    splits = [_split(c) for c in free]
     budget = int(total / _exact(speedup)) - fixed
     try:
-        ranks = _allocate(splits, total=total, fixed=fixed, budget=budget, speedup=speedup, rule=rule)
+        if all(c.method.descends for c in free):
+            chosen = _by_energies(free, total=total, fixed=fixed, budget=budget, speedup=speedup, rule=rule)
+        else:
+            chosen = _from_menus(free, budget=budget, rule=rule)
     except UnreachableBudgetError as problem:
-        limit = total / (fixed + sum(split.least for split in splits))
+        limit = total / (fixed + problem.least)
         held = 100 * fixed / total
         raise BudgetError(
             f"a speedup of {speedup:g}x can't be reached: with every rank at its least it is {limit:.2f}x "
             f"(layers that stay hold {held:.1f} % of the cost); ask for less, or allow more layers"
         ) from problem
-    plans |= {c.layer.name: _planned(c, pair) for c, pair in zip(free, ranks, strict=True)}
+    plans |= {plan.name: plan for plan in chosen}
     return {c.layer.name: plans[c.layer.name] for c in candidates}
 
 
@@ -168,9 +129,42 @@ def _exact(speedup: float) -> Fraction:
     return Fraction(str(speedup))
 
 
-def _as_given(candidate: Candidate, ranks: tuple[int, ...]) -> LayerPlan:
-    check_ranks(candidate.method, candidate.layer, ranks)
+def _as_given(candidate: Candidate, ranks: tuple[int, ...], *, dearer: bool) -> LayerPlan:
+    layer, method = candidate.layer, candidate.method
+    check_ranks(method, layer, ranks)
+    cost = method.macs(layer, ranks)
+    if cost >= layer.macs and not dearer:
+        raise OptionError(
+            f"{layer.name}: {method.name} with ranks {', '.join(map(str, ranks))} needs {cost} "
+            f"multiply-accumulates, the layer itself {layer.macs}; ask for less, or pass --allow-slower"
+        )
     return _layer_plan(candidate.layer, candidate.method, ranks, "ranks as asked")
+
+
+def _from_menus(candidates: Sequence[Candidate], *, budget: int, rule: Rule) -> list[LayerPlan]:
+    """Ranks of methods that only tell what each of their settings keeps."""
+    menus = [candidate.as_menu() for candidate in candidates]
+    choose = uniform_entries if rule == "uniform" else choose_entries
+    entries = choose([menu for menu, _ in menus], budget=budget)
+    return [
+        _from_entry(candidate, settings[entry])
+        for candidate, (_, settings), entry in zip(candidates, menus, entries, strict=True)
+    ]
+
+
+def _from_entry(candidate: Candidate, ranks: Ranks | None) -> LayerPlan:
+    if ranks is None:
+        return _left_alone(candidate.layer)
+    return _layer_plan(candidate.layer, candidate.method, ranks, "")
+
+
+def _by_energies(
+    candidates: Sequence[Candidate], *, total: int, fixed: int, budget: int, speedup: float, rule: Rule
+) -> list[LayerPlan]:
+    """Ranks of methods whose energies descend."""
+    splits = [_split(candidate) for candidate in candidates]
+    ranks = _allocate(splits, total=total, fixed=fixed, budget=budget, speedup=speedup, rule=rule)
+    return [_planned(candidate, pair) for candidate, pair in zip(candidates, ranks, strict=True)]
 
 
 def _split(candidate: Candidate) -> ChannelSplit:
@@ -203,7 +197,7 @@ def _allocate(
 ) -> list[SplitRanks]:
     in_three = any(isinstance(split, SpatialSplit) for split in splits)
     if rule == "joint":
-        return joint_ranks(splits, budget=budget, spatial_weight=_SPATIAL_WEIGHT)
+        return joint_ranks(splits, budget=budget, spatial_weight=SPATIAL_WEIGHT)
     if not in_three:
         uniform = rule == "uniform"
         channel = (
@@ -223,7 +217,7 @@ def _allocate(
         return spatial_ranks(splits, channel, budget=budget)
     except UnreachableBudgetError:
         # layers that stay or are split once hold too much for equal shares
-        return joint_ranks(splits, budget=budget, spatial_weight=_SPATIAL_WEIGHT)
+        return joint_ranks(splits, budget=budget, spatial_weight=SPATIAL_WEIGHT)
 
 
 def _dearer(split: ChannelSplit, factor: float) -> ChannelSplit:
@@ -233,7 +227,7 @@ def _dearer(split: ChannelSplit, factor: float) -> ChannelSplit:
 def _planned(candidate: Candidate, ranks: SplitRanks) -> LayerPlan:
     layer, method = candidate.layer, candidate.method
     if ranks.channel is None:
-        return LayerPlan(name=layer.name, method="none", reason="no rank is cheaper than the layer itself")
+        return _left_alone(layer)
     if len(candidate.energies) == 1:
         return _layer_plan(layer, method, (ranks.channel,), "")
     if ranks.spatial is None:
@@ -241,6 +235,10 @@ def _planned(candidate: Candidate, ranks: SplitRanks) -> LayerPlan:
         assert in_two is not None
         return _layer_plan(layer, in_two, (ranks.channel,), "splitting the kernel's axes saves nothing")
     return _layer_plan(layer, method, (ranks.spatial, ranks.channel), "")
+
+
+def _left_alone(layer: LayerInfo) -> LayerPlan:
+    return LayerPlan(name=layer.name, method="none", reason="no rank is worth more than the layer itself")
 
 
 def _layer_plan(layer: LayerInfo, method: Decomposition, ranks: tuple[int, ...], reason: str) -> LayerPlan:

@@ -1,0 +1,106 @@
+"""What one pass over the calibration images tells of the original network."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from cnncompress.arrays import to_array
+from cnncompress.collector import Collector
+from cnncompress.decompositions import Decomposition
+from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted
+from cnncompress.image_source import ImageSource
+from cnncompress.inspect import LayerInfo
+from cnncompress.memory_layout import layout_of
+from cnncompress.options import Options
+from cnncompress.responses import Statistics, enough_positions
+from cnncompress.sensitivity import sensitivities
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Moments, samples and derivatives of the layers that were watched.
+
+    Attributes:
+        collector: moments and samples.
+        gradients: mean squared derivatives by the weights, for layers whose method needs them.
+    """
+
+    collector: Collector
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def statistics(self, name: str, backend: Literal["numpy", "cupy"] = "numpy") -> Statistics | None:
+        """What is known of one layer.
+
+        Args:
+            name: of the layer.
+            backend: library of the arrays.
+
+        Returns:
+            The statistics, or None if the layer wasn't watched.
+        """
+        outputs = self.collector.numpy_moments(name)
+        if outputs is None:
+            return None
+        inputs = self.collector.numpy_input_moments(name)
+        if backend != "numpy":
+            outputs = self.collector.moments(name).map(lambda tensor: to_array(tensor, backend))
+            if inputs is not None:
+                inputs = self.collector.input_moments(name).map(lambda tensor: to_array(tensor, backend))
+        gradients = self.gradients.get(name)
+        return Statistics(outputs, inputs, None if gradients is None else to_array(gradients, backend))
+
+
+def calibrate(
+    original: nn.Module,
+    layers: Sequence[LayerInfo],
+    methods: Mapping[str, Decomposition],
+    source: ImageSource,
+    options: Options,
+    report: Reporter,
+) -> Calibration:
+    """One pass of the original network over the calibration images, and one for gradients if a method asks.
+
+    Args:
+        original: the network, BatchNorm folded.
+        layers: to watch.
+        methods: that shall replace them.
+        source: the images.
+        options: of the run.
+        report: receives the progress.
+
+    Returns:
+        What was found.
+    """
+    fitted = max(1, round((1 - options.holdout) * len(source)))
+
+    def positions(layer: LayerInfo) -> int:
+        return options.positions or enough_positions(layer, images=fitted)
+
+    def needing(what: str) -> list[LayerInfo]:
+        return [layer for layer in layers if what in methods[layer.name].needs]
+
+    collector = Collector(
+        layers,
+        positions=positions,
+        seed=options.seed,
+        keep=options.compare,
+        inputs=[layer.name for layer in needing("inputs")],
+    )
+    if not layers:
+        return Calibration(collector)
+    stage, begun = "calibrate", time.perf_counter()
+    report(StageStarted(stage, len(source)))
+    reference, layout = next(original.parameters()), layout_of(original)
+    with torch.inference_mode(), collector.watching(original) as begin:
+        for batch in source.batches(options.batch_size):
+            begin(batch.indices.tolist())
+            original(batch.images.to(reference.device, reference.dtype, memory_format=layout))
+            report(StageAdvanced(stage, len(batch.images)))
+    report(StageDone(stage, time.perf_counter() - begun))
+    weighed = needing("gradients")
+    gradients = sensitivities(original, weighed, source, report=report) if weighed else {}
+    return Calibration(collector, gradients)
