@@ -14,7 +14,7 @@ from cnncompress.arrays import choose_backend
 from cnncompress.calibration import calibrate
 from cnncompress.clock import Clock
 from cnncompress.data import Source, check_disjoint, open_source
-from cnncompress.decompositions import Factors
+from cnncompress.decompositions import Factors, make
 from cnncompress.default_data import default_data
 from cnncompress.effective_kernel import filters_of
 from cnncompress.environment import environment
@@ -26,9 +26,10 @@ from cnncompress.events import (
     StageStarted,
     silent,
 )
-from cnncompress.factorize import Context, factorize_, held_out_images, originals
+from cnncompress.factorize import factorize_, originals
 from cnncompress.finetune import Finetuned, finetune_upper, layers_above
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
+from cnncompress.gather import Context, held_out_images
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo, inspect_layers
 from cnncompress.loading import load
@@ -282,7 +283,7 @@ def _first_filters(
 ) -> dict[str, Any] | None:
     """The filters of the first layer that was replaced, before and after, if they look at colours."""
     for layer, planned in zip(layers, plans, strict=True):
-        if planned.method != "none":
+        if planned.method != "none" and make(planned.method, planned.options).convolves:
             before, after = (model.get_submodule(layer.name) for model in (original, compressed))
             assert isinstance(before.weight, torch.Tensor)
             return filters_of(before.weight, after, layer)

@@ -16,7 +16,8 @@ from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo
 from cnncompress.memory_layout import layout_of
 from cnncompress.options import Options
-from cnncompress.responses import Statistics, enough_positions
+from cnncompress.responses import Statistics
+from cnncompress.sampling import enough_positions
 from cnncompress.sensitivity import sensitivities
 
 
@@ -78,7 +79,11 @@ def calibrate(
     fitted = max(1, round((1 - options.holdout) * len(source)))
 
     def positions(layer: LayerInfo) -> int:
-        return options.positions or enough_positions(layer, images=fitted)
+        if options.positions:
+            return options.positions
+        if "moments" in methods[layer.name].needs:  # whole patches are regressed on, none is kept
+            return enough_positions(layer, images=fitted, samples_per_entry=6, most=200)
+        return enough_positions(layer, images=fitted)
 
     def needing(what: str) -> list[LayerInfo]:
         return [layer for layer in layers if what in methods[layer.name].needs]
@@ -89,6 +94,7 @@ def calibrate(
         seed=options.seed,
         keep=options.compare,
         inputs=[layer.name for layer in needing("inputs")],
+        blocks={layer.name: methods[layer.name].blocks for layer in layers},
     )
     if not layers:
         return Calibration(collector)

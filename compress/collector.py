@@ -1,6 +1,6 @@
 """Watches the original network: moments of responses over all positions, and samples at a few."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cnncompress.errors import ModelError, NumericsError, unknown_name
 from cnncompress.inspect import LayerInfo
-from cnncompress.responses import Sampler, at_least_float32, flatten_positions
+from cnncompress.sampling import Blocks, Sampler, at_least_float32, flatten_positions
 from cnncompress.solvers.moments import Moments
 
 _CHUNK = 65_536  # samples whose products are summed in float32 before they go to float64
@@ -55,6 +55,7 @@ class Collector:
         seed: of the positions.
         keep: hand out samples again and again, instead of forgetting them once they were taken.
         inputs: names of those layers of which the moments of the input channels are wanted too.
+        blocks: of layers whose method wants positions in squares.
 
     Raises:
         ModelError: ``inputs`` names a layer that isn't watched.
@@ -71,8 +72,13 @@ class Collector:
         seed: int,
         keep: bool = False,
         inputs: Collection[str] = (),
+        blocks: Mapping[str, Blocks] | None = None,
     ) -> None:
-        self._samplers = {layer.name: Sampler(layer, positions(layer), seed) for layer in layers}
+        squares = blocks or {}
+        self._samplers = {
+            layer.name: Sampler(layer, positions(layer), seed, squares.get(layer.name, Blocks()))
+            for layer in layers
+        }
         for name in inputs:
             if name not in self._samplers:
                 raise ModelError(unknown_name("layer", name, self._samplers))

@@ -2,66 +2,21 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cnncompress.arrays import to_array, to_tensor
-from cnncompress.calibration import Calibration
 from cnncompress.decompositions import Factors, make
-from cnncompress.errors import DataError, NumericsError
+from cnncompress.errors import NumericsError
 from cnncompress.events import LayerDone, Reporter, silent
+from cnncompress.gather import Context, responses_of
 from cnncompress.inspect import LayerInfo
 from cnncompress.layers.channel_order import ChannelOrder
 from cnncompress.plan import LayerPlan
-from cnncompress.prefix import Prefix
-from cnncompress.responses import Responses, Samples
+from cnncompress.responses import Responses
 from cnncompress.solvers import Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What stays the same for all layers of a run.
-
-    Attributes:
-        calibration: what is known of the original network.
-        prefix: runs the network that is being compressed.
-        holdout: share of the images that judge and are not fitted.
-        seed: draws those images.
-        backend: library of the solvers.
-    """
-
-    calibration: Calibration
-    prefix: Prefix
-    holdout: float
-    seed: int
-    backend: Literal["numpy", "cupy"]
-
-
-def held_out_images(indices: Sequence[int], *, share: float, seed: int) -> frozenset[int]:
-    """The images that judge: drawn by the seed, at least one, and at least one is left to fit.
-
-    Args:
-        indices: positions of the readable images in the list of all.
-        share: between 0 and 1.
-        seed: of the run.
-
-    Returns:
-        Positions of the held-out images.
-
-    Raises:
-        DataError: there are fewer than two images.
-    """
-    if len(indices) < 2:
-        raise DataError(
-            f"{len(indices)} calibration image can't be split into fitted and held-out ones; give at least 2"
-        )
-    count = min(max(1, round(share * len(indices))), len(indices) - 1)
-    drawn = np.random.default_rng((seed, 1)).choice(np.sort(indices), count, replace=False)
-    return frozenset(int(i) for i in drawn)
 
 
 def factorize_(
@@ -91,8 +46,10 @@ def factorize_(
             report(LayerDone(plan.name, plan.method, (), None, plan.reason))
             continue
         layer = described[plan.name]
-        needs_data = make(plan.method, plan.options).needs_data
-        responses = responses_of(layer, context) if context is not None and needs_data else None
+        method = make(plan.method, plan.options)
+        responses = None
+        if context is not None and method.needs_data:
+            responses = responses_of(layer, method, plan.ranks, context)
         begun = time.perf_counter()
         factors = replace_layer_(
             model, layer, plan, responses, context.backend if context is not None else "numpy"
@@ -148,39 +105,6 @@ def _weight_and_bias(module: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
-def responses_of(layer: LayerInfo, context: Context) -> Responses:
-    """Targets from the original network and patches from the compressed prefix, at the same places.
-
-    Args:
-        layer: the layer.
-        context: where they come from.
-
-    Returns:
-        Responses as arrays of the solvers' library.
-    """
-    collector = context.calibration.collector
-    sampler = collector.sampler(layer.name)
-    judges = held_out_images(collector.indices, share=context.holdout, seed=context.seed)
-    patches: dict[bool, list[Tensor]] = {False: [], True: []}
-    held_out: list[Tensor] = []
-    for indices, inputs in context.prefix.inputs_of(layer.name):
-        found = sampler.patches(inputs, indices)
-        judging = torch.tensor([index in judges for index in indices], device=found.device)
-        held_out.append(judging.repeat_interleave(found.shape[1] // len(indices)))
-        for which in (False, True):
-            patches[which].append(found[:, held_out[-1] == which])
-    target, judged = collector.take_samples(layer.name), torch.cat(held_out)
-    backend = context.backend
-
-    def samples(which: bool) -> Samples:
-        taken = torch.cat(patches.pop(which), dim=1)
-        return Samples(to_array(target[:, judged == which], backend), to_array(taken, backend))
-
-    statistics = context.calibration.statistics(layer.name, backend)
-    assert statistics is not None
-    return Responses(statistics, samples(False), samples(True), layer.activation)
-
-
 def load_(replacement: nn.Sequential, factors: Factors, *, like: Tensor) -> None:
     """Copy solved factors into a replacement, whose type and device become those of ``like``.
 
@@ -192,18 +116,20 @@ def load_(replacement: nn.Sequential, factors: Factors, *, like: Tensor) -> None
         like: gives type and device.
     """
     replacement.to(device=like.device, dtype=like.dtype)
-    weighted = [module for module in replacement if isinstance(module, nn.Conv2d | nn.Linear)]
+    owned = [dict(module.named_parameters(recurse=False)) for module in replacement.modules()]
+    weighted = [parameters for parameters in owned if "weight" in parameters]
+    biases = [parameters["bias"] for parameters in weighted if "bias" in parameters]
     permuting = [module for module in replacement if isinstance(module, ChannelOrder)]
     with torch.no_grad():
-        for layer, weight in zip(weighted, factors.weights, strict=True):
-            solved = to_tensor(weight, like)
-            solved = solved.reshape(solved.shape[: layer.weight.ndim])
-            layer.weight.zero_()
-            layer.weight[tuple(slice(0, size) for size in solved.shape)] = solved
+        for parameters, weight in zip(weighted, factors.weights, strict=True):
+            kept, solved = parameters["weight"], to_tensor(weight, like)
+            solved = solved.reshape(solved.shape[: kept.ndim])
+            kept.zero_()
+            kept[tuple(slice(0, size) for size in solved.shape)] = solved
+        for kept, bias in zip(biases, (*factors.inner_biases, factors.bias), strict=True):
+            kept.copy_(to_tensor(bias, like))
         for permutation, order in zip(permuting, factors.orders, strict=True):
             permutation.order.copy_(torch.from_numpy(order))
-        assert weighted[-1].bias is not None
-        weighted[-1].bias.copy_(to_tensor(factors.bias, like))
 
 
 def originals(model: nn.Module, names: Sequence[str]) -> Mapping[str, tuple[Array, Array]]:

@@ -17,7 +17,7 @@ from torch.nn import functional as nnf
 
 from cnncompress.errors import ModelError, OptionError
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
-from cnncompress.factorize import held_out_images
+from cnncompress.gather import held_out_images
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo
 from cnncompress.memory_layout import layout_of

@@ -18,7 +18,7 @@ from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted,
 from cnncompress.image_source import Batch, ImageSource
 from cnncompress.inspect import LayerInfo
 from cnncompress.memory_layout import layout_of
-from cnncompress.responses import at_least_float32
+from cnncompress.sampling import at_least_float32
 
 _BATCH = 8  # images read at a time; they are differentiated one by one
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from cnncompress.image_source import Batch
 from cnncompress.inspect import LayerInfo, inspect_layers
-from cnncompress.responses import Responses, Sampler, Samples, Statistics, flatten_positions
+from cnncompress.responses import Responses, Samples, Statistics
+from cnncompress.sampling import Blocks, Sampler, flatten_positions
+from cnncompress.solvers.joint_moments import JointMoments
 from cnncompress.solvers.moments import Moments
 
 
@@ -81,23 +83,36 @@ def observe() -> Callable[..., Responses]:
     """Responses of one layer for given inputs, original and on a compressed prefix."""
 
     def observe_layer(
-        info: LayerInfo, layer: nn.Module, images: Tensor, compressed: Tensor | None = None, count: int = 40
+        info: LayerInfo,
+        layer: nn.Module,
+        images: Tensor,
+        compressed: Tensor | None = None,
+        count: int = 40,
+        margin: int = 0,
+        blocks: Blocks | None = None,
     ) -> Responses:
-        sampler = Sampler(info, count, seed=0)
+        sampler = Sampler(info, count, 0, blocks or Blocks())
         indices = range(len(images))
         with torch.no_grad():
             output = layer(images)
         target = sampler.outputs(output, indices).numpy()
-        patches = sampler.patches(images if compressed is None else compressed, indices).numpy()
-        cut = int(0.75 * target.shape[1])
+        seen = images if compressed is None else compressed
+        patches = sampler.patches(seen, indices, margin=margin).numpy()
+        inside = sampler.inside(indices, margin=margin).numpy() if margin else None
+        cut = target.shape[1] // len(images) * int(0.75 * len(images))
+        fit, held_out = (
+            Samples(target[:, part], patches[:, part], None if inside is None else inside[:, part])
+            for part in (slice(cut), slice(cut, None))
+        )
         rows = flatten_positions(info, output).flatten(0, 1).numpy()
         pixels = flatten_positions(info, images).flatten(0, 1).numpy()
         shape = (info.out_channels, info.in_channels, *info.kernel_size)
         return Responses(
             Statistics(Moments.of(rows.T), Moments.of(pixels.T), np.random.default_rng(0).random(shape)),
-            Samples(target[:, :cut], patches[:, :cut]),
-            Samples(target[:, cut:], patches[:, cut:]),
+            fit,
+            held_out,
             info.activation,
+            JointMoments.of(fit.patches, fit.target),
         )
 
     return observe_layer

@@ -186,6 +186,7 @@ def test_every_option_arrives(calls: Calls, tmp_path: Path) -> None:
         "limit": 50,
         "seed": 3,
         "max_bad": 0.2,
+        "categories": (),
     }
     assert calls["val"]["labels"] == Path("labels.csv")
     assert calls["val"]["need_labels"] is True

@@ -11,7 +11,8 @@ from cnncompress.calibration import Calibration
 from cnncompress.collector import Collector
 from cnncompress.errors import DataError
 from cnncompress.events import LayerDone
-from cnncompress.factorize import Context, factorize_, held_out_images
+from cnncompress.factorize import factorize_
+from cnncompress.gather import Context, held_out_images
 from cnncompress.inspect import inspect_layers
 from cnncompress.plan import LayerPlan
 from cnncompress.prefix import Prefix

@@ -20,6 +20,7 @@ from cnncompress.decompositions.registry import (
 from cnncompress.decompositions.spatial import Spatial
 from cnncompress.decompositions.three_d import GSVD3D
 from cnncompress.decompositions.tucker import BiclusteringSVD
+from cnncompress.decompositions.unravel import Unravel
 
 __all__ = [
     "GSVD",
@@ -35,6 +36,7 @@ __all__ = [
     "SVDIn",
     "SVDOut",
     "Spatial",
+    "Unravel",
     "available",
     "check_ranks",
     "fallback_of",

@@ -18,10 +18,11 @@ from torch import nn
 from cnncompress.decompositions.chains import Step, build_chain, chain_macs, chain_params
 from cnncompress.inspect import LayerInfo
 from cnncompress.responses import Responses, Statistics
+from cnncompress.sampling import Blocks
 from cnncompress.solvers import Array
 
 Ranks = tuple[int, ...]
-Need = Literal["responses", "inputs", "gradients"]
+Need = Literal["responses", "inputs", "gradients", "moments"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class Factors:
     """What a fit returns.
 
     Attributes:
-        weights: of each convolution or linear layer of the chain, in the shape of a convolution's weight.
+        weights: of each convolution or linear layer of the replacement, in its order, in the shape of a
+            convolution's weight.
         bias: of the last of them, shape (out_channels,), in the order of its outputs.
+        inner_biases: of those before that have one.
         errors: relative squared error of each solution that was tried, on held-out responses after the
             activation; empty for methods that see no data.
         chosen: key of ``errors`` of the solution that was kept.
@@ -44,6 +47,7 @@ class Factors:
     chosen: str = ""
     orders: tuple[NDArray[np.int64], ...] = ()
     notes: tuple[str, ...] = ()
+    inner_biases: tuple[Array, ...] = ()
 
 
 @runtime_checkable
@@ -59,6 +63,7 @@ class Decomposition(Protocol):
             methods are chosen by what each of their ``settings`` keeps.
         rank_names: what its ranks are called.
         principal: whether its last rank counts principal components of the response.
+        convolves: whether the replacement amounts to one convolution with the layer's own kernel.
     """
 
     name: ClassVar[str]
@@ -66,10 +71,15 @@ class Decomposition(Protocol):
     descends: ClassVar[bool] = True
     rank_names: ClassVar[tuple[str, ...]] = ("rank",)
     principal: ClassVar[bool] = False
+    convolves: ClassVar[bool] = True
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What it must know of the data: responses, moments of the inputs, gradients of the weights."""
+        """What it must know of the data.
+
+        Responses; moments of the inputs; gradients of the weights; moments of patches with responses, which
+        stand for the patches to fit.
+        """
         return frozenset()
 
     @property
@@ -78,9 +88,26 @@ class Decomposition(Protocol):
         return True
 
     @property
+    def blocks(self) -> Blocks:
+        """Squares that it wants positions to be sampled in."""
+        return Blocks()
+
+    @property
     def needs_data(self) -> bool:
         """Whether it reads responses."""
         return bool(self.needs)
+
+    def margin(self, ranks: Ranks) -> int:
+        """How far beyond the kernel the replacement looks.
+
+        Args:
+            ranks: of the replacement.
+
+        Returns:
+            Rows and columns on each side.
+        """
+        del ranks
+        return 0
 
     def obstacle(self, layer: LayerInfo) -> str:
         """Why this method can't replace a layer.

@@ -1,10 +1,11 @@
 """The layers that replacements are made of, and what they cost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import nn
 
 from cnncompress.inspect import LayerInfo
@@ -67,7 +68,43 @@ class Shuffle:
     groups: int
 
 
-Step = Link | Reorder | Shuffle
+class Costed(Protocol):
+    """A module that knows what it costs."""
+
+    def macs(self, height: int, width: int) -> int:
+        """Multiply-accumulates of one image.
+
+        Args:
+            height: rows of the input.
+            width: columns of the input.
+
+        Returns:
+            Their number.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """One of `cnncompress.layers` that takes the place of a convolution; it does the layer's striding.
+
+    Attributes:
+        make: builds it with untrained weights; the module follows `Costed`.
+    """
+
+    make: Callable[[], nn.Module]
+
+    def outline(self) -> Any:
+        """The module without memory for its weights.
+
+        Returns:
+            As ``make`` gives it.
+        """
+        with torch.device("meta"):
+            return self.make()
+
+
+Step = Link | Reorder | Shuffle | Block
 
 
 def build_chain(layer: LayerInfo, steps: Sequence[Step]) -> nn.Sequential:
@@ -89,6 +126,8 @@ def _module(layer: LayerInfo, step: Step) -> nn.Module:
             return ChannelOrder(channels)
         case Shuffle(groups):
             return nn.ChannelShuffle(groups)
+        case Block(make):
+            return make()
         case Link() if layer.kind == "linear":
             return nn.Linear(step.inputs, step.outputs, bias=step.bias)
         case Link():
@@ -133,11 +172,14 @@ def chain_macs(layer: LayerInfo, steps: Sequence[Step]) -> int:
         For one image.
     """
     total, rows, columns = 0, layer.input_size[0], layer.input_size[1]
-    for link in _links(steps):
-        vertical, horizontal = link.covers
+    for step in _weighted(steps):
+        vertical, horizontal = step.covers if isinstance(step, Link) else (True, True)
+        if isinstance(step, Block):
+            total += int(step.outline().macs(rows, columns))
         rows = layer.output_size[0] if vertical else rows
         columns = layer.output_size[1] if horizontal else columns
-        total += _weights(layer, link) * rows * columns
+        if isinstance(step, Link):
+            total += _weights(layer, step) * rows * columns
     return total
 
 
@@ -151,11 +193,16 @@ def chain_params(layer: LayerInfo, steps: Sequence[Step]) -> int:
     Returns:
         Their number.
     """
-    return sum(_weights(layer, link) + link.bias * link.outputs for link in _links(steps))
+    return sum(
+        _weights(layer, step) + step.bias * step.outputs
+        if isinstance(step, Link)
+        else sum(parameter.numel() for parameter in step.outline().parameters())
+        for step in _weighted(steps)
+    )
 
 
-def _links(steps: Sequence[Step]) -> Iterator[Link]:
-    return (step for step in steps if isinstance(step, Link))
+def _weighted(steps: Sequence[Step]) -> Iterator[Link | Block]:
+    return (step for step in steps if isinstance(step, Link | Block))
 
 
 def _weights(layer: LayerInfo, link: Link) -> int:

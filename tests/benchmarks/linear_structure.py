@@ -23,8 +23,9 @@ from cnncompress.decompositions import Decomposition, SVDOut, make
 from cnncompress.decompositions.base import Need
 from cnncompress.default_data import default_data
 from cnncompress.effective_kernel import effective_kernel
-from cnncompress.factorize import Context, load_, originals, responses_of
+from cnncompress.factorize import load_, originals
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
+from cnncompress.gather import Context, responses_of
 from cnncompress.inspect import LayerInfo, inspect_layers
 from cnncompress.layer_timing import time_replacement
 from cnncompress.prefix import Prefix
@@ -89,7 +90,9 @@ def cases(network: Network, names: tuple[str, ...]) -> Iterator[Case]:
         module = original.get_submodule(layer.name)
         assert isinstance(module, nn.Conv2d)
         weight, bias = arrays[layer.name]
-        yield Case(layer, module, responses_of(layer, context), weight, bias, inputs[layer.name])
+        yield Case(
+            layer, module, responses_of(layer, Everything(), (1,), context), weight, bias, inputs[layer.name]
+        )
 
 
 def test_inputs(original: nn.Module, test: Any, names: tuple[str, ...]) -> Mapping[str, Tensor]:

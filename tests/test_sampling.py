@@ -8,7 +8,7 @@ from torch import nn
 from cnncompress.collector import Collector
 from cnncompress.errors import NumericsError
 from cnncompress.inspect import inspect_layers
-from cnncompress.responses import Sampler, enough_positions
+from cnncompress.sampling import Sampler, enough_positions
 
 CONVOLUTIONS = {
     "plain": {"kernel_size": 3, "padding": 1},

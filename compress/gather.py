@@ -1,0 +1,131 @@
+"""For one layer, what the original network answers beside what the compressed prefix delivers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cnncompress.arrays import to_array
+from cnncompress.calibration import Calibration
+from cnncompress.decompositions import Decomposition, Ranks
+from cnncompress.errors import DataError
+from cnncompress.inspect import LayerInfo
+from cnncompress.prefix import Prefix
+from cnncompress.responses import Responses, Samples
+from cnncompress.solvers.joint_moments import JointMoments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What stays the same for all layers of a run.
+
+    Attributes:
+        calibration: what is known of the original network.
+        prefix: runs the network that is being compressed.
+        holdout: share of the images that judge and are not fitted.
+        seed: draws those images.
+        backend: library of the solvers.
+    """
+
+    calibration: Calibration
+    prefix: Prefix
+    holdout: float
+    seed: int
+    backend: Literal["numpy", "cupy"]
+
+
+def held_out_images(indices: Sequence[int], *, share: float, seed: int) -> frozenset[int]:
+    """The images that judge: drawn by the seed, at least one, and at least one is left to fit.
+
+    Args:
+        indices: positions of the readable images in the list of all.
+        share: between 0 and 1.
+        seed: of the run.
+
+    Returns:
+        Positions of the held-out images.
+
+    Raises:
+        DataError: there are fewer than two images.
+    """
+    if len(indices) < 2:
+        raise DataError(
+            f"{len(indices)} calibration image can't be split into fitted and held-out ones; give at least 2"
+        )
+    count = min(max(1, round(share * len(indices))), len(indices) - 1)
+    drawn = np.random.default_rng((seed, 1)).choice(np.sort(indices), count, replace=False)
+    return frozenset(int(i) for i in drawn)
+
+
+class _Gathered:
+    """Samples of the images that are fitted, or of those that judge."""
+
+    def __init__(self, *, summed: bool) -> None:
+        self._summed = summed
+        self._targets: list[Tensor] = []
+        self._patches: list[Tensor] = []
+        self._inside: list[Tensor] = []
+        self.moments: JointMoments | None = None
+
+    def add(self, target: Tensor, patches: Tensor, inside: Tensor | None) -> None:
+        """Keep those of a batch, or only their moments."""
+        self._targets.append(target)
+        if self._summed:
+            more = JointMoments.of(patches, target.to(patches.dtype))
+            self.moments = more if self.moments is None else self.moments + more
+            patches = patches[:, :0]
+        self._patches.append(patches)
+        if inside is not None:
+            self._inside.append(inside)
+
+    def samples(self, backend: Literal["numpy", "cupy"]) -> Samples:
+        """All samples, which are forgotten here."""
+        parts = (self._targets, self._patches, self._inside)
+        joined = [to_array(torch.cat(part, dim=1), backend) if part else None for part in parts]
+        for part in parts:
+            part.clear()
+        return Samples(*joined)
+
+
+def responses_of(layer: LayerInfo, method: Decomposition, ranks: Ranks, context: Context) -> Responses:
+    """Targets from the original network and patches from the compressed prefix, at the same places.
+
+    Args:
+        layer: the layer.
+        method: that shall replace it.
+        ranks: of the replacement.
+        context: where they come from.
+
+    Returns:
+        Responses as arrays of the solvers' library.
+    """
+    collector, backend = context.calibration.collector, context.backend
+    sampler, margin = collector.sampler(layer.name), method.margin(ranks)
+    judges = held_out_images(collector.indices, share=context.holdout, seed=context.seed)
+    parts = {False: _Gathered(summed="moments" in method.needs), True: _Gathered(summed=False)}
+    target, seen = collector.take_samples(layer.name), 0
+    for indices, inputs in context.prefix.inputs_of(layer.name):
+        patches = sampler.patches(inputs, indices, margin=margin)
+        inside = sampler.inside(indices, margin=margin) if margin else None
+        count = patches.shape[1]
+        answers, seen = target[:, seen : seen + count], seen + count
+        judging = torch.tensor([index in judges for index in indices]).repeat_interleave(
+            count // len(indices)
+        )
+        for which, part in parts.items():
+            mine = judging == which
+            there = mine.to(patches.device)
+            part.add(answers[:, there], patches[:, there], None if inside is None else inside[:, mine])
+    statistics = context.calibration.statistics(layer.name, backend)
+    assert statistics is not None
+    moments = parts[False].moments
+    return Responses(
+        statistics,
+        parts[False].samples(backend),
+        parts[True].samples(backend),
+        layer.activation,
+        moments.map(lambda tensor: to_array(tensor, backend)) if moments is not None else None,
+    )
