@@ -3,7 +3,8 @@
 Factorized Convolutional Neural Networks, https://arxiv.org/abs/1608.04337, eq. 3 to 6. Each input channel
 has ``bases`` filters of its own, and the 1 x 1 mixes what they give. On the weight alone the best factors
 are singular vectors, channel by channel. On responses both factors are least squares given the other, and
-are solved for in turn: neither step can raise the error.
+are solved for in turn: neither step can raise the error. A step is a few conjugate gradients: to its end it
+takes five times as long and gains nothing in the next one (VGG-16's conv3_3 and 10 against 50 iterations).
 """
 
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def separable_energies(tensor: Array) -> Array:
 
 
 def fit_separable(
-    covariances: Covariances, start: Separable, *, sweeps: int = 50, tolerance: float = 1e-4
+    covariances: Covariances, start: Separable, *, sweeps: int = 20, tolerance: float = 1e-3
 ) -> SeparableFit:
     """Alternating least squares on responses.
 
@@ -132,7 +133,7 @@ def fit_separable(
     return SeparableFit(_balanced(current), tuple(history))
 
 
-def solve_pointwise(covariances: Covariances, factors: Separable, *, iterations: int = 50) -> Separable:
+def solve_pointwise(covariances: Covariances, factors: Separable, *, iterations: int = 10) -> Separable:
     """The 1 x 1 that is best for given depthwise filters.
 
     Args:
@@ -144,10 +145,7 @@ def solve_pointwise(covariances: Covariances, factors: Separable, *, iterations:
         The same filters with another 1 x 1.
     """
     xp = array_namespace(factors.depthwise)
-    filters = factors.depthwise
-    filtered = _filtered(filters, covariances.regressor)
-    inner = _filtered(filters, filtered.T)
-    right = _filtered(filters, covariances.cross.T).T
+    inner, right = _pointwise_equations(covariances, factors.depthwise)
     pointwise = conjugate_gradients(
         lambda p: p @ inner,
         right,
@@ -156,10 +154,16 @@ def solve_pointwise(covariances: Covariances, factors: Separable, *, iterations:
         iterations=iterations,
         separate=True,
     )
-    return Separable(filters, pointwise)
+    return Separable(factors.depthwise, pointwise)
 
 
-def solve_depthwise(covariances: Covariances, factors: Separable, *, iterations: int = 20) -> Separable:
+def _pointwise_equations(covariances: Covariances, filters: Array) -> tuple[Array, Array]:
+    """Normal matrix and right-hand side of the 1 x 1: covariance of the features, and with the responses."""
+    inner = _filtered(filters, _filtered(filters, covariances.regressor).T)
+    return inner, _filtered(filters, covariances.cross.T).T
+
+
+def solve_depthwise(covariances: Covariances, factors: Separable, *, iterations: int = 10) -> Separable:
     """The depthwise filters that are best for a given 1 x 1.
 
     Their normal matrix, of size channels * bases * positions, is never formed.
@@ -204,7 +208,9 @@ def _filtered(filters: Array, columns: Array) -> Array:
 
 def _relative_error(covariances: Covariances, factors: Separable, energy: float) -> float:
     xp = array_namespace(factors.depthwise)
-    error = float(xp.sum(covariances.error(factors.weight)))
+    inner, right = _pointwise_equations(covariances, factors.depthwise)  # cheaper than by the whole weight
+    mixed = factors.pointwise
+    error = energy + float(xp.sum((mixed @ inner - 2 * right) * mixed))
     return max(error, 0.0) / energy if energy > 0 else 0.0
 
 

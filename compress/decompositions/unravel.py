@@ -33,7 +33,7 @@ class Unravel(FromMoments):
     """
 
     bases: int | None = option(None, symbol="b", least=1)
-    sweeps: int = option(50, least=1)
+    sweeps: int = option(20, least=1)
     name: ClassVar[str] = "unravel"
     fallback: ClassVar[str | None] = "svd-out"
     rank_names: ClassVar[tuple[str, ...]] = ("bases",)
