@@ -54,6 +54,12 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         "--colors", type=click.IntRange(1), help="Colours of the monochromatic method: --option colors=N."
     ),
     click.option(
+        "--bases",
+        type=click.IntRange(1),
+        help="Depthwise filters of each channel, or layers of a SIC stack: --option bases=N.",
+    ),
+    click.option("--groups", type=click.IntRange(1), help="Filter groups: --option groups=N."),
+    click.option(
         "--metric-weights",
         type=click.Choice(["frobenius", "data", "gradient"]),
         help="What counts in methods that solve on the weight: --option metric=NAME.  [default: frobenius]",
@@ -229,10 +235,22 @@ def default_folder(model: str, speedup: float | None, method: str = "gsvd3d") ->
     Returns:
         For example ``cnncompress-out/vgg16-4x``, below the working folder.
     """
-    name = re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"
+    name = file_name(model)
     if speedup is None and method != "gsvd3d":
         return Path(OUTPUT) / f"{name}-{method}"
     return Path(OUTPUT) / f"{name}-{speedup or DEFAULT_SPEEDUP:g}x"
+
+
+def file_name(model: str) -> str:
+    """A model's name as part of a path.
+
+    Args:
+        model: as typed.
+
+    Returns:
+        Without what paths don't take.
+    """
+    return re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"
 
 
 def _check(given: dict[str, Any]) -> None:
@@ -246,6 +264,10 @@ def _check(given: dict[str, Any]) -> None:
         raise click.UsageError("--train needs --finetune upper")
 
 
+# flags that stand for an option of the method
+_SHORTHANDS = {"colors": "colors", "bases": "bases", "groups": "groups", "metric-weights": "metric"}
+
+
 def _method_options(given: dict[str, Any]) -> dict[str, Any]:
     from cnncompress.decompositions import available, knows_option
 
@@ -254,7 +276,7 @@ def _method_options(given: dict[str, Any]) -> dict[str, Any]:
         if key in options:
             raise click.UsageError(f"--option {key} is given twice")
         options[key] = value
-    for flag, key in (("colors", "colors"), ("metric-weights", "metric")):
+    for flag, key in _SHORTHANDS.items():
         value = given[flag.replace("-", "_")]
         if value is None:
             continue

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -68,28 +68,12 @@ class Shuffle:
     groups: int
 
 
-class Costed(Protocol):
-    """A module that knows what it costs."""
-
-    def macs(self, height: int, width: int) -> int:
-        """Multiply-accumulates of one image.
-
-        Args:
-            height: rows of the input.
-            width: columns of the input.
-
-        Returns:
-            Their number.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Block:
     """One of `cnncompress.layers` that takes the place of a convolution; it does the layer's striding.
 
     Attributes:
-        make: builds it with untrained weights; the module follows `Costed`.
+        make: builds it with untrained weights; the module is a `cnncompress.layers.costs.Costed`.
     """
 
     make: Callable[[], nn.Module]

@@ -32,7 +32,7 @@ class ChannelOrder(nn.Module):
         Returns:
             A copy in the memory format of ``x``.
         """
-        return _reordered(x, self.order, self.dim)
+        return reordered(x, self.order, self.dim)
 
     def extra_repr(self) -> str:
         """The constructor's arguments, for printing.
@@ -43,7 +43,17 @@ class ChannelOrder(nn.Module):
         return f"{len(self.order)}, dim={self.dim}"
 
 
-def _reordered(x: Tensor, order: Tensor, dim: int) -> Tensor:
+def reordered(x: Tensor, order: Tensor, dim: int) -> Tensor:
+    """Select channels, in the memory format of the input.
+
+    Args:
+        x: feature maps, or any shape.
+        order: which channels, as often as wanted, in any order.
+        dim: axis of the channels.
+
+    Returns:
+        A copy in the memory format of ``x``.
+    """
     if (
         torch.compiler.is_compiling()  # an exported graph shall hold one gather, of any batch size
         or dim != 1
@@ -60,4 +70,4 @@ def _reordered(x: Tensor, order: Tensor, dim: int) -> Tensor:
     return picked.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
-fx.wrap("_reordered")  # one call in traced graphs: the memory format isn't known while tracing
+fx.wrap("reordered")  # one call in traced graphs: the memory format isn't known while tracing
