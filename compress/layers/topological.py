@@ -28,8 +28,9 @@ class TopologicalConv2d(nn.Module):
     ``weight`` has only the weights that exist, shape (n, prod(neighbours), kernel rows, kernel columns), its
     second axis ordered as `cnncompress.solvers.topology.neighbourhood`. They are put into their places within
     the tiles in each forward pass. Were the tiles' weights stored, with zeros between, an optimizer, an
-    initialisation or a loaded state could fill the zeros, and parameters would be counted wrong. The copying
-    counts where maps are small: for inference, `grouped` gives torch layers that need none of it.
+    initialisation or a loaded state could fill the zeros, and parameters would be counted wrong. Where maps
+    are small and images few, that takes longer than the convolution: for inference in torch use `grouped`,
+    whose layers need none of it. In an exported ONNX file it is a constant, folded as the file is loaded.
 
     Which channels go where follows from the arguments and isn't in the state.
 
@@ -71,7 +72,11 @@ class TopologicalConv2d(nn.Module):
         self.grid, self.neighbours = tuple(grid), tuple(neighbours)
         self.window = Window.of(kernel_size, stride, padding, dilation, padding_mode)
         try:
-            self.tile = best_tile(grid, neighbours) if tile is None else tuple(tile)
+            self.tile = (
+                best_tile(grid, neighbours, positions=prod(self.window.kernel_size))
+                if tile is None
+                else tuple(tile)
+            )
             tiles = tile_channels(grid, neighbours, self.tile)
         except ValueError as error:
             raise OptionError(str(error)) from None
@@ -193,8 +198,7 @@ class TopologicalConv2d(nn.Module):
     def _placed(self, places: Tensor, inputs: int) -> Tensor:
         kernels = self.weight.flatten(0, 1)
         empty = kernels.new_zeros(self.out_channels * inputs, *self.window.kernel_size)
-        placed = empty.index_copy(0, places, kernels)
-        return placed.view(self.out_channels, inputs, *self.window.kernel_size)
+        return empty.index_copy_(0, places, kernels).view(self.out_channels, inputs, *self.window.kernel_size)
 
     def _register_indices(self, tiles: Tiles, device: torch.device | None = None) -> None:
         order, inputs = tiles.outputs.ravel(), tiles.inputs.ravel()
