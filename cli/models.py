@@ -1,29 +1,58 @@
-"""``cnncompress models``: the names that can be typed."""
+"""``cnncompress models``: the names that can be typed, and what the networks cost."""
 
 import json
-from fnmatch import fnmatch
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from cnncompress.errors import OptionError
 
+if TYPE_CHECKING:  # torch takes seconds, --help shall not
+    from cnncompress.model_list import ListedModel
+
 
 @click.command()
 @click.argument("pattern", default="*")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, by name.")
 def models(pattern: str, as_json: bool) -> None:
     """List the known models, or those that match PATTERN, for example 'vgg*'.
 
-    timm:NAME and package.module:factory can be given wherever a model is asked for.
+    MACs and parameters are those of convolutions and linear layers as they run after training; for
+    torchvision's models they are torchvision's own figures. The papers' networks come without weights:
+    they are random unless --checkpoint gives some. timm:NAME and package.module:factory can be given wherever
+    a model is asked for.
     """
-    names = _matching(pattern)
-    click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names))
+    found = _matching(pattern)
+    if as_json:
+        click.echo(json.dumps({model.name: asdict(model) for model in found}, indent=2))
+    else:
+        _print(found)
 
 
-def _matching(pattern: str) -> list[str]:
-    from cnncompress.models import available_models
+def _matching(pattern: str) -> "list[ListedModel]":
+    from cnncompress.model_list import listed_models
 
-    names = [name for name in available_models() if fnmatch(name, pattern)]
-    if not names:
+    found = listed_models(pattern)
+    if not found:
         raise OptionError(f"no model matches {pattern!r}; `cnncompress models` lists all")
-    return names
+    return found
+
+
+def _print(found: "Sequence[ListedModel]") -> None:
+    from cnncompress.cli.tables import print_table
+    from cnncompress.formats import format_count
+
+    columns = ("model", "input", "MACs", "params", "from")
+    rows = [
+        (
+            model.name,
+            "x".join(map(str, model.input_size)),
+            format_count(model.macs),
+            format_count(model.params),
+            model.reference,
+        )
+        for model in found
+    ]
+    print_table(columns, rows, right=("MACs", "params"), wrap=("from",))

@@ -19,6 +19,7 @@ class Family:
         build: makes a network with random weights from its name and number of classes (None: its own).
         pretrained: loads a network with weights from its name and the weights' name.
         preprocess: the default preprocessing of a name's networks.
+        trained: whether there are weights; networks without any start from random ones.
     """
 
     kind: str
@@ -26,3 +27,4 @@ class Family:
     build: Callable[[str, int | None], nn.Module]
     pretrained: Callable[[str, str, Reporter], Network]
     preprocess: Callable[[str], Preprocess]
+    trained: bool = True

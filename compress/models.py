@@ -1,7 +1,8 @@
-"""Networks by name: torchvision's, timm's, the demo, the user's own factory; with weights or a checkpoint.
+"""Networks by name: torchvision's, timm's, the papers', the demo, the user's own factory.
 
 vgg16                   a torchvision classifier
 vgg16-elpv              the demo
+nin-root-8              one of the papers' networks, its weights random unless a checkpoint is given
 timm:resnet50           needs the extra ``timm``
 package.module:factory  any callable that returns an nn.Module
 """
@@ -23,11 +24,10 @@ from cnncompress.errors import ModelError, OptionError, unknown_name
 from cnncompress.events import Reporter, silent
 from cnncompress.family import Family
 from cnncompress.network import Network, Preprocess
-from cnncompress.zoo import elpv_networks
+from cnncompress.zoo import elpv_networks, paper_networks
 
-_FAMILIES = {
-    family.kind: family for family in (elpv_networks.FAMILY, torchvision_models.FAMILY, timm_models.FAMILY)
-}
+_LISTED = (elpv_networks.FAMILY, paper_networks.FAMILY, torchvision_models.FAMILY)
+_FAMILIES = {family.kind: family for family in (*_LISTED, timm_models.FAMILY)}
 
 # Where known architectures keep what comes before pooling and classifier.
 _FEATURES = ("features", "trunk_output", "layer4", "conv5", "inception5b", "Mixed_7c")
@@ -42,6 +42,7 @@ def load_network(
     input_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    seed: int = 0,
     report: Reporter = silent,
 ) -> Network:
     """Load a trained network and what is needed to feed it.
@@ -49,12 +50,14 @@ def load_network(
     Args:
         name: see above.
         weights: ``"default"``, ``"none"`` for random ones, ``"backbone"`` for the convolution stack of
-            vgg16 or alexnet, or an entry of torchvision's weights, for example ``"IMAGENET1K_V2"``.
+            vgg16 or alexnet, or an entry of torchvision's weights, for example ``"IMAGENET1K_V2"``. The
+            papers' networks have none, so their default is ``"none"``.
         checkpoint: file of weights to use instead, see `read_state_dict`.
         num_classes: outputs of a network with random weights; a checkpoint tells its own.
         input_size: height and width of the input, in pixels; the weights' own by default.
         mean: per channel, on the [0, 1] scale; the weights' own by default.
         std: per channel, on the [0, 1] scale; the weights' own by default.
+        seed: of random weights.
         report: receives the progress of downloads.
 
     Returns:
@@ -68,15 +71,17 @@ def load_network(
     """  # noqa: DOC502  # raised by what is called
     if checkpoint is not None and weights != "default":
         raise OptionError(f"give a checkpoint or weights, not both, got {checkpoint} and {weights!r}")
+    family, bare = _family(name)
+    if family is not None and not family.trained and checkpoint is None and weights == "default":
+        weights = "none"
     if num_classes is not None and (weights != "none" or num_classes < 1):
         raise OptionError(f"num_classes needs weights 'none' and must be at least 1, got {num_classes}")
-    family, bare = _family(name)
     if family is None:
         network = _from_factory(name, checkpoint)
     elif checkpoint is not None:
         network = _from_checkpoint(family, bare, checkpoint)
     elif weights == "none":
-        network = _random(family, bare, num_classes)
+        network = _random(family, bare, num_classes, seed)
     else:
         network = family.pretrained(bare, weights, report)
     require_finite(network.model, name)
@@ -119,9 +124,9 @@ def available_models() -> list[str]:
     """Names that `load_network` knows; ``timm:NAME`` and ``module:factory`` come on top.
 
     Returns:
-        The demo's names, then torchvision's.
+        The demo's names, then the papers', then torchvision's.
     """
-    return [*elpv_networks.FAMILY.names(), *torchvision_models.FAMILY.names()]
+    return [name for family in _LISTED for name in family.names()]
 
 
 def override(
@@ -164,20 +169,24 @@ def _family(name: str) -> tuple[Family | None, str]:
         return timm_models.FAMILY, name.removeprefix("timm:")
     if ":" in name:
         return None, name
-    for family in (elpv_networks.FAMILY, torchvision_models.FAMILY):
+    for family in _LISTED:
         if name in family.names():
             return family, name
     raise ModelError(unknown_name("model", name, available_models()))
 
 
-def _random(family: Family, name: str, num_classes: int | None) -> Network:
+def _random(family: Family, name: str, num_classes: int | None, seed: int) -> Network:
+    notes = ["the weights are random: costs and speed are real, accuracy is not"]
+    if not family.trained:
+        remedy = f"`cnncompress train {name}` makes some, --checkpoint FILE takes them"
+        notes.append(f"no trained weights of {name} are published: {remedy}")
     return Network(
         name=name,
-        model=_seeded(family.build, name, num_classes),
+        model=_seeded(family.build, name, num_classes, seed),
         preprocess=family.preprocess(name),
         source={"kind": family.kind, "name": name, "num_classes": num_classes},
-        weights="random (seed 0)",
-        notes=("the weights are random: costs and speed are real, accuracy is not",),
+        weights=f"random (seed {seed})",
+        notes=tuple(notes),
     )
 
 
@@ -235,9 +244,11 @@ def _call_factory(name: str) -> nn.Module:
     return model
 
 
-def _seeded(build: Callable[[str, int | None], nn.Module], name: str, num_classes: int | None) -> nn.Module:
+def _seeded(
+    build: Callable[[str, int | None], nn.Module], name: str, num_classes: int | None, seed: int = 0
+) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays as it was
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         return build(name, num_classes)
 
 

@@ -63,6 +63,21 @@ def preprocess(name: str) -> Preprocess:
     return _preprocess(_entry(name, "default"))
 
 
+def published_costs(name: str) -> tuple[int | None, int | None]:
+    """What torchvision says that a network costs at its weights' input size.
+
+    Args:
+        name: one of `names`.
+
+    Returns:
+        Multiply-accumulates of one image, rounded to a million, and parameters, BatchNorm's included; None
+        where it doesn't say.
+    """
+    meta = _entry(name, "default").meta
+    billions = meta.get("_ops")
+    return None if billions is None else round(billions * 1e9), meta.get("num_params")
+
+
 def pretrained(name: str, weights: str, report: Reporter) -> Network:
     """Load a network with torchvision's weights, or its convolution stack where they can't be had.
 

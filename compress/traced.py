@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from cnncompress.channelwise import flattens, is_channelwise, is_fresh, is_view, module_of, readers, source
-from cnncompress.layers import ChannelOrder
+from cnncompress.layers import ChannelOrder, TopologicalConv2d
 
 
 class TracedNetwork:
@@ -109,7 +109,7 @@ class TracedNetwork:
 
 
 def trace(model: nn.Module, pinned: str | None = None) -> TracedNetwork | None:
-    """Trace a network, with torch's own layers and `ChannelOrder` as single calls.
+    """Trace a network, with torch's own layers, `ChannelOrder` and `TopologicalConv2d` as single calls.
 
     Args:
         model: left as it was.
@@ -135,7 +135,7 @@ class _Tracer(fx.Tracer):
         self.pinned: set[fx.Node] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ChannelOrder) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, ChannelOrder | TopologicalConv2d) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         result = super().call_module(m, forward, args, kwargs)

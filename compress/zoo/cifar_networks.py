@@ -5,20 +5,25 @@ doubled between them by pooling and a 1 x 1), and what it becomes with each of t
 Network with root modules as in Ioannou et al., Deep Roots. Convolutions are initialised as by He et al., each
 is followed by BatchNorm. There is neither dropout nor the papers' hidden linear layer: short schedules don't
 over-fit.
+
+Layers a stage, and its complexity at full width against the plain one's: SIC 4, 2/9; half of it 2, 1/9; SIC
+with topological projections 8, 1/9; spatial bottlenecks 8, 1/9; four filter groups 4, 1/2.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
-from torch import Tensor, nn
+from torch import nn
 
-from cnncompress.layers import RootModule2d, SICConv2d, SpatialBottleneck2d, TopologicalConv2d
+from cnncompress.layers import RootModule2d, SICConv2d, TopologicalConv2d
 from cnncompress.zoo.registry import network
+from cnncompress.zoo.sic_networks import STAGES
 
 INPUT_SIZE = (3, 32, 32)
 CLASSES = 10
 WIDTHS = (32, 64, 128)
+KERNEL = 3
 HEAD = 256
 GRIDS: Mapping[int, tuple[int, int]] = MappingProxyType({32: (4, 8), 64: (8, 8), 128: (8, 16)})
 """Channel grid of topological subdivisioning by width; half of each side is connected."""
@@ -29,33 +34,8 @@ NIN_KERNELS = (5, 5, 3)
 NIN_POOLS = (None, nn.MaxPool2d, nn.AvgPool2d)
 """Before each spatial convolution."""
 
-Layers = Callable[[int], Sequence[nn.Module]]
+Layers = Callable[[int], Iterable[nn.Module]]
 """From a width to the layers of a stage."""
-
-
-class Residual(nn.Module):
-    """Adds its input to what a branch makes of it, then rectifies.
-
-    Args:
-        branch: keeps the shape.
-    """
-
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-        self.activation = nn.ReLU(inplace=True)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Add and rectify.
-
-        Args:
-            features: shape (images, channels, rows, columns).
-
-        Returns:
-            The same shape.
-        """
-        rectified: Tensor = self.activation(features + self.branch(features))
-        return rectified
 
 
 def staged(layers: Layers, classes: int = CLASSES, widths: Sequence[int] = WIDTHS) -> nn.Sequential:
@@ -120,48 +100,15 @@ def network_in_network(
     return _initialised(nn.Sequential(*parts))
 
 
-def _plain(width: int) -> list[nn.Module]:
-    return [_grouped(width, 1) for _ in range(2)]
+def _stage(kind: str, depth: int) -> Layers:
+    return lambda width: STAGES[kind](width, depth, KERNEL)
 
 
-def _sic(width: int) -> list[nn.Module]:
-    return [SICConv2d(width, width, 3, bias=False, norm=True) for _ in range(4)]
-
-
-def _sic_half(width: int) -> list[nn.Module]:
-    return _sic(width)[:2]
-
-
-def _sic_topological(width: int) -> list[nn.Module]:
+def _sic_topological(width: int) -> Iterator[nn.Module]:
     rows, columns = GRIDS[width]
-    return [
-        SICConv2d(
-            width,
-            width,
-            3,
-            bias=False,
-            norm=True,
-            pointwise=TopologicalConv2d((rows, columns), (rows // 2, columns // 2), 1, bias=False),
-        )
-        for _ in range(8)
-    ]
-
-
-def _spatial_bottleneck(width: int) -> list[nn.Module]:
-    # every second one shifts the grid of blocks by a pixel
-    return [
-        SpatialBottleneck2d(width, width, 2, padding=position % 2, bias=False, norm=True)
-        for position in range(8)
-    ]
-
-
-def _groups(width: int) -> list[nn.Module]:
-    return [_grouped(width, 4) for _ in range(4)]
-
-
-def _grouped(width: int, groups: int) -> nn.Module:
-    convolution = nn.Conv2d(width, width, 3, padding=1, groups=groups, bias=False)
-    return Residual(nn.Sequential(convolution, nn.BatchNorm2d(width)))
+    for _ in range(8):
+        projection = TopologicalConv2d((rows, columns), (rows // 2, columns // 2), 1, bias=False)
+        yield SICConv2d(width, width, KERNEL, bias=False, norm=True, pointwise=projection)
 
 
 def _conv(before: int, width: int, kernel: int) -> Iterator[nn.Module]:
@@ -174,24 +121,24 @@ def _normed(width: int) -> Iterator[nn.Module]:
     yield nn.ReLU(inplace=True)
 
 
-def _initialised(network: nn.Sequential) -> nn.Sequential:
-    for module in network.modules():
+def _initialised(model: nn.Sequential) -> nn.Sequential:
+    for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | TopologicalConv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return network
+    return model
 
 
 _WANG = "Wang et al., Factorized Convolutional Neural Networks"
 _STAGES: Mapping[str, tuple[Layers, str]] = MappingProxyType(
     {
-        "cifar-plain": (_plain, "model A"),
-        "cifar-sic": (_sic, "model D (C in the first version)"),
-        "cifar-sic-half": (_sic_half, "model C"),
+        "cifar-plain": (_stage("standard", 2), "model A"),
+        "cifar-sic": (_stage("sic", 4), "model D (C in the first version)"),
+        "cifar-sic-half": (_stage("sic", 2), "model C"),
         "cifar-sic-tps": (_sic_topological, "model J (I in the first version)"),
-        "cifar-spatial-bottleneck": (_spatial_bottleneck, "model K of the first version"),
-        "cifar-groups": (_groups, "model I (H in the first version)"),
+        "cifar-spatial-bottleneck": (_stage("spatial-bottleneck", 8), "model K of the first version"),
+        "cifar-groups": (_stage("grouped", 4), "model I (H in the first version)"),
     }
 )
 _NINS: Mapping[str, tuple[int, int]] = MappingProxyType(

@@ -1,7 +1,7 @@
 """Network in Network for CIFAR-10 with filter groups (Ioannou et al., Deep Roots, tables 1, 2 and 8).
 
-Three spatial convolutions, each followed by two 1 x 1; the first 1 x 1 closes the root module. BatchNorm and a
-rectifier follow each convolution but the last, whose outputs are the class scores. No dropout.
+Three spatial convolutions, each followed by two 1 x 1; the first 1 x 1 closes the root module. BatchNorm and
+a rectifier follow each convolution but the last, whose outputs are the class scores. No dropout.
 """
 
 from collections import OrderedDict
@@ -61,7 +61,7 @@ def nin(groups: tuple[int, int], classes: int) -> nn.Sequential:
     return he_initialised(nn.Sequential(head))
 
 
-def _register(name: str, groups: tuple[int, ...], table: str) -> None:
+def _register(name: str, groups: tuple[int, int], table: str) -> None:
     describe = network(
         name, input_size=(3, 32, 32), classes=10, reference=f"Ioannou et al., Deep Roots, {table}"
     )
@@ -72,4 +72,5 @@ _register("nin-orig", (1, 1), "table 2")
 for _kind, _prefix in VARIANTS.items():
     for _degree in DEGREES:
         _table = "table 2" if _kind == "root" else "table 8"
-        _register(f"nin-{_prefix}-{_degree}", schedule(_kind, _degree, stages=2), _table)
+        _second, _third = schedule(_kind, _degree, stages=2)
+        _register(f"nin-{_prefix}-{_degree}", (_second, _third), _table)

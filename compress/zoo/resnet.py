@@ -1,9 +1,9 @@
 """Residual networks with filter groups (Ioannou et al., Deep Roots, tables 3 to 5).
 
-ResNet-50 is He et al.'s first design, Deep Residual Learning: the stride is in the first 1 x 1 of a block, not
-in its 3 x 3 as in torchvision's. ResNet-200 is their second, Identity Mappings in Deep Residual Networks, as
-the code that Deep Roots trained it with has it: BatchNorm and the rectifier come before each convolution, and
-the stride is in the 3 x 3. Only the 3 x 3 is grouped; the 1 x 1 behind it closes the root module.
+ResNet-50 is He et al.'s first design, Deep Residual Learning: the stride is in the first 1 x 1 of a block,
+not in its 3 x 3 as in torchvision's. ResNet-200 is their second, Identity Mappings in Deep Residual Networks,
+as the code that Deep Roots trained it with has it: BatchNorm and the rectifier come before each convolution,
+and the stride is in the 3 x 3. Only the 3 x 3 is grouped; the 1 x 1 behind it closes the root module.
 """
 
 from collections import OrderedDict

@@ -1,4 +1,7 @@
-"""SPP-10, seven convolutions and a spatial pyramid (Zhang et al., Accelerating Very Deep Networks, table 1)."""
+"""SPP-10: seven convolutions, a spatial pyramid and three linear layers.
+
+Zhang et al., Accelerating Very Deep Convolutional Networks, table 1.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
