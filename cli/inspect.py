@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from cnncompress.cli.network_options import load, network_options
+from cnncompress.cli.picture_options import make_pictures, picture_options
 
 
 @click.command()
@@ -17,13 +18,19 @@ from cnncompress.cli.network_options import load, network_options
 @network_options
 @click.option("--methods/--no-methods", default=True, help="Whether to list which methods fit each layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
+@picture_options
 def inspect(**given: Any) -> None:
     """List the layers of MODEL: shape, MACs, what follows, which can be decomposed and by which methods.
 
     Methods come with the values that their options may take, the greatest ranks, and the ranks that need
     half the multiply-accumulates. Nothing is downloaded: unless --weights or --checkpoint say otherwise, the
     weights are random.
+
+    With --covariance or --filters, pictures of the trained network are made instead, and its weights are
+    downloaded where need be: `cnncompress inspect vgg16 --covariance --out study/`.
     """
+    if make_pictures(given):
+        return
     from cnncompress.cli.progress import Progress
     from cnncompress.inspect import inspect_layers
 
