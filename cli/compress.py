@@ -334,6 +334,8 @@ def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:
             **common,
         )
     training = (
-        open_source(given["train"], categories=trained, **common) if given["train"] is not None else None
+        open_source(given["train"], categories=trained, cache_bytes=given["memory"], **common)
+        if given["train"] is not None
+        else None
     )
     return api.compress(network, calibration, evaluation, options, report, training=training)

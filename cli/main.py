@@ -7,6 +7,7 @@ from cnncompress.cli.bench import bench
 from cnncompress.cli.compress import compress
 from cnncompress.cli.inspect import inspect
 from cnncompress.cli.models import models
+from cnncompress.cli.train import train
 from cnncompress.errors import CompressError
 
 DEFAULT = "compress"
@@ -48,23 +49,27 @@ class DefaultGroup(click.Group):
             ctx.exit(INTERRUPTED)
 
 
+HELP = """Make a trained convolutional network cheaper and faster.
+
+\b
+cnncompress vgg16 --speedup 4x
+cnncompress vgg16 --speedup 4x --data photos/ --eval val/
+cnncompress my_pkg.nets:build --checkpoint best.safetensors --speedup 3x --data calib/
+
+Errors you can mend are one line on stderr and exit code 2.
+"""  # the first line of the examples is click's mark for text that isn't to be filled
+
+
 @click.group(
     cls=DefaultGroup,
+    help=HELP,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="`cnncompress MODEL …` is short for `cnncompress compress MODEL …`.",
 )
 @click.version_option(__version__, "-V", "--version", prog_name="cnncompress", message="%(prog)s %(version)s")
 def main() -> None:
-    r"""Make a trained convolutional network cheaper and faster.
-
-    \b
-    cnncompress vgg16 --speedup 4x
-    cnncompress vgg16 --speedup 4x --data photos/ --eval val/
-    cnncompress my_pkg.nets:build --checkpoint best.safetensors --speedup 3x --data calib/
-
-    Errors you can mend are one line on stderr and exit code 2.
-    """
+    """Run the command line."""
 
 
-for command in (compress, inspect, models, bench):
+for command in (compress, inspect, models, bench, train):
     main.add_command(command)

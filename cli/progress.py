@@ -7,7 +7,7 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from cnncompress.events import Event, LayerDone, Note, StageAdvanced, StageDone, StageStarted
+from cnncompress.events import EpochDone, Event, LayerDone, Note, StageAdvanced, StageDone, StageStarted
 
 _WITH_RATE = {"images", "bytes"}  # of the others every step takes another time
 
@@ -56,6 +56,10 @@ class Progress:
             case StageAdvanced(stage, steps) if stage in self._tasks:
                 self._counts[stage] += steps
                 self._bars.advance(self._tasks[stage], steps)
+            case EpochDone(epoch, epochs, loss, test_loss, accuracy):
+                test = f"on test images {test_loss:.4f}"
+                right = "" if accuracy is None else f", {accuracy:.2f} % right"
+                self._line(f"epoch {epoch} of {epochs}: loss {loss:.4f}, {test}{right}")
             case LayerDone(name, _, ranks):
                 self._layer(name, steps=1 if ranks else 0)
             case StageDone(stage, seconds):

@@ -273,7 +273,6 @@ def _finetune(
         source=images,
         recipe=recipe,
         holdout=options.holdout,
-        memory=options.memory,
         report=report,
     )
 

@@ -16,6 +16,7 @@ from cnncompress.image_arrays import array_source
 from cnncompress.image_batches import iterable_source
 from cnncompress.image_decoding import SUFFIXES
 from cnncompress.image_files import FileSource, folder_source, paths_source
+from cnncompress.image_loading import CACHE_BYTES
 from cnncompress.image_source import BadImage, Batch, ImageSource
 from cnncompress.network import Preprocess
 
@@ -34,6 +35,7 @@ def open_source(
     categories: Sequence[str] = (),
     max_bad: float = 0.01,
     need_labels: bool = False,
+    cache_bytes: int = CACHE_BYTES,
 ) -> ImageSource:
     """Open images of any kind; the list is fixed from here on.
 
@@ -52,6 +54,7 @@ def open_source(
         categories: the network's class names in the order of its outputs; empty if unknown.
         max_bad: largest share of images that may be unreadable, rounded up to whole images.
         need_labels: refuse a source without labels, or whose classes don't fit the network's.
+        cache_bytes: of a folder: most memory for decoded pixels; images beyond it are decoded in each pass.
 
     Returns:
         The source.
@@ -59,7 +62,7 @@ def open_source(
     Raises:
         DataError: nothing to read there, not readable, not fitting the network, or labels missing.
     """
-    opened = _open(source, preprocess, limit, seed, labels, categories, max_bad, need_labels)
+    opened = _open(source, preprocess, limit, seed, labels, categories, max_bad, need_labels, cache_bytes)
     if need_labels and not opened.has_labels:
         raise DataError(
             f"{opened.description}: the class of each image is needed; "
@@ -103,6 +106,7 @@ def _open(
     categories: Sequence[str],
     max_bad: float,
     need_labels: bool,
+    cache_bytes: int,
 ) -> ImageSource:
     if isinstance(source, ImageSource):
         return source
@@ -119,6 +123,7 @@ def _open(
                 categories=categories,
                 max_bad=max_bad,
                 need_labels=need_labels,
+                cache_bytes=cache_bytes,
             )
         images, numbers = _file_content(path)
         name = str(path)

@@ -51,6 +51,20 @@ class LayerDone(Event):
 
 
 @dataclass(frozen=True)
+class EpochDone(Event):
+    """One of ``epochs`` passes over the training images is done; the losses are means over the images.
+
+    ``loss`` was measured while training, ``test_loss`` and ``accuracy`` (percent) on the test images.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    test_loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
 class Note(Event):
     """Something the user should know but that stops nothing."""
 

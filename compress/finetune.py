@@ -6,22 +6,27 @@ the drop on held-out images is recovered. Layers run as in evaluation: no dropou
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as nnf
 
-from cnncompress.errors import ModelError, OptionError
+from cnncompress.errors import ModelError, NumericsError, OptionError, unknown_name
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
+from cnncompress.folding import copy_sharing_weights
 from cnncompress.gather import held_out_images
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo
 from cnncompress.memory_layout import layout_of
-from cnncompress.training import Images, Loss, Recipe, train
+from cnncompress.training.images import Images, readable
+from cnncompress.training.loop import Trainer
+from cnncompress.training.losses import Verdict, by_labels, by_outputs, judge
+from cnncompress.training.recipe import Recipe
+
+_NOTHING = 1e-6  # loss that rounding alone can cause
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,8 @@ class Finetuned:
         layers: that were trained.
         objective: ``"labels"``, or ``"original outputs"`` where there are none.
         epochs: that were run.
-        kept: epoch whose weights were kept; 0 for those before.
+        kept: epoch whose weights were kept: of those that aren't less often right on the held-out images than
+            the start, the one with the lowest loss; 0 for the weights before.
         history: mean loss on held-out images before and after each epoch.
         accuracies: percent of them that were right before and after each epoch; empty without labels.
         target: that loss of the original network; 0 where its own outputs are the objective.
@@ -74,9 +80,15 @@ def layers_above(replaced: Sequence[str], layers: Sequence[LayerInfo]) -> tuple[
         Their names.
 
     Raises:
-        ModelError: there are none.
+        OptionError: a name is none of a layer that runs.
+        ModelError: there are none, or no layer was replaced.
     """
     ran = [layer.name for layer in layers if 0 not in layer.output_size]
+    if not replaced:
+        raise ModelError("no layer was replaced, so there is nothing above to fine-tune; replace some first")
+    for name in replaced:
+        if name not in ran:
+            raise OptionError(unknown_name("layer", name, ran))
     last = max(ran.index(name) for name in replaced)
     if last + 1 == len(ran):
         raise ModelError(
@@ -93,56 +105,60 @@ def finetune_upper(
     source: ImageSource,
     recipe: Recipe,
     holdout: float = 0.2,
-    memory: int = 10**9,
     report: Reporter = silent,
 ) -> tuple[nn.Module, Finetuned]:
     """Train the layers above the compressed ones.
 
     Args:
-        original: gives the target, and the outputs to reproduce where there are no labels.
+        original: gives the target, and the outputs to reproduce where there are no labels; left as it was.
         compressed: left as it was.
         upper: layers to train, see `layers_above`.
         source: images, with labels or without.
         recipe: how to train.
         holdout: share of the images that judge.
-        memory: bytes that images may take while they are used again.
         report: receives the progress.
 
     Returns:
         A copy with the best weights that were seen on held-out images, those before included, and what was
         done.
-    """
+
+    Raises:
+        DataError: a label is no class of the network, or there are fewer than two images.
+        ModelError: labels can't train such outputs, or a layer shares weights with one that stays.
+        NumericsError: an output is NaN or infinite before training.
+        OptionError: the layers have no weights.
+    """  # noqa: DOC502  # some are raised by what is called
     stage, begun = "finetune", time.perf_counter()
     report(StageStarted(stage, recipe.epochs, "epochs"))
-    unreadable = {bad.key for bad in source.bad}
-    readable = [i for i, key in enumerate(source.keys) if key not in unreadable]
-    judges = held_out_images(readable, share=holdout, seed=recipe.seed)
-    like, layout = next(original.parameters()), layout_of(original)
-    others = [i for i in readable if i not in judges]
-    fitted = Images(source, others, like=like, memory=memory, layout=layout)
-    held_out = Images(source, sorted(judges), like=like, memory=memory, layout=layout)
-
     model, trained = _with_own_weights(compressed, upper)
-    loss = _by_labels if source.has_labels else _by_outputs(original)
-    target, target_accuracy = _judge(original, held_out, loss, recipe.batch_size)
-    value, accuracy = _judge(model, held_out, loss, recipe.batch_size)
-    history, accuracies = [value], [accuracy]
-    best, kept, note = _copies(trained), 0, "all epochs were run"
-    for epoch, mean in enumerate(train(model, trained, fitted, loss, recipe), start=1):
-        report(StageAdvanced(stage))
-        value, accuracy = _judge(model, held_out, loss, recipe.batch_size)
-        if not (math.isfinite(mean) and math.isfinite(value)):
-            note = f"the loss became infinite or NaN in epoch {epoch}; lower the learning rate"
-            break
-        history.append(value)
-        accuracies.append(accuracy)
-        if value < history[kept]:
-            best, kept = _copies(trained), epoch
-        if value <= target and (accuracy is None or target_accuracy is None or accuracy >= target_accuracy):
-            note = "the drop is recovered on the held-out images"
-            break
-    if kept == 0:
-        note += "; nothing was better than the start, which is kept"
+    original = copy_sharing_weights(original).eval()
+    fitted, held_out = _split(original, source, holdout, recipe.seed)
+    loss = by_labels() if source.has_labels else by_outputs(original)
+    target = judge(original, held_out, loss, recipe.batch_size)
+    start = judge(model, held_out, loss, recipe.batch_size)
+    _check_finite(target, start)
+
+    found = [start]
+    best, kept = _copies(trained), 0
+    note = "nothing is lost at the start on the held-out images, so nothing was trained"
+    if not start.reaches(target, tolerance=_NOTHING):
+        note = "all epochs were run"
+        trainer = Trainer(model, trained, fitted, loss, recipe)
+        for epoch in range(1, recipe.epochs + 1):
+            mean = trainer.run_epoch()
+            report(StageAdvanced(stage))
+            verdict = judge(model, held_out, loss, recipe.batch_size)
+            if not (math.isfinite(mean) and math.isfinite(verdict.loss)):
+                note = f"the loss became infinite or NaN in epoch {epoch}; lower the learning rate"
+                break
+            found.append(verdict)
+            if verdict.loss < found[kept].loss and not verdict.is_less_often_right(start):
+                best, kept = _copies(trained), epoch
+            if kept == epoch and verdict.reaches(target):
+                note = "the drop is recovered on the held-out images"
+                break
+        if kept == 0:
+            note += "; nothing was better than the start, which is kept"
     with torch.no_grad():
         for parameter, state in zip(trained, best, strict=True):
             parameter.copy_(state)
@@ -150,16 +166,41 @@ def finetune_upper(
     return _as_before(model, compressed), Finetuned(
         layers=tuple(upper),
         objective="labels" if source.has_labels else "original outputs",
-        epochs=len(history) - 1,
+        epochs=len(found) - 1,
         kept=kept,
-        history=tuple(history),
-        accuracies=tuple(a for a in accuracies if a is not None),
-        target=target,
-        target_accuracy=target_accuracy,
+        history=tuple(verdict.loss for verdict in found),
+        accuracies=tuple(verdict.accuracy for verdict in found if verdict.accuracy is not None),
+        target=target.loss,
+        target_accuracy=target.accuracy,
         images=len(fitted),
         held_out=len(held_out),
         note=note,
     )
+
+
+def _split(original: nn.Module, source: ImageSource, holdout: float, seed: int) -> tuple[Images, Images]:
+    """Images to fit and images that judge."""
+    positions = readable(source)
+    judges = held_out_images(positions, share=holdout, seed=seed)
+    like, layout = next(original.parameters()), layout_of(original)
+    first = next(iter(Images(source, positions[:1], like=like, layout=layout).batches(1))).images
+    with torch.inference_mode():
+        output = original(first)
+    classes = output.shape[1] if output.ndim == 2 else None
+    fitted, held_out = (
+        Images(source, part, like=like, layout=layout, classes=classes)
+        for part in ([i for i in positions if i not in judges], sorted(judges))
+    )
+    return fitted, held_out
+
+
+def _check_finite(target: Verdict, start: Verdict) -> None:
+    for network, verdict in (("original", target), ("compressed", start)):
+        if not math.isfinite(verdict.loss):
+            raise NumericsError(
+                f"fine-tuning: the {network} network's outputs are NaN or infinite already, before any "
+                f"training (held-out loss {verdict.loss}); look for the layer or the image that causes it"
+            )
 
 
 def _with_own_weights(model: nn.Module, upper: Sequence[str]) -> tuple[nn.Module, list[nn.Parameter]]:
@@ -167,6 +208,7 @@ def _with_own_weights(model: nn.Module, upper: Sequence[str]) -> tuple[nn.Module
     chosen = {id(p): p for name in upper for p in model.get_submodule(name).parameters()}
     if not chosen:
         raise OptionError(f"{', '.join(upper)}: these layers have no weights to train")
+    _refuse_ties(model, upper, chosen)
     memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():
         trains = id(parameter) in chosen
@@ -174,6 +216,22 @@ def _with_own_weights(model: nn.Module, upper: Sequence[str]) -> tuple[nn.Module
         memo[id(parameter)] = nn.Parameter(weight, requires_grad=trains)
     trained = [memo[key] for key in chosen]
     return deepcopy(model, memo).eval(), trained
+
+
+def _refuse_ties(model: nn.Module, upper: Sequence[str], chosen: Mapping[int, nn.Parameter]) -> None:
+    """Training a weight that a frozen layer uses too would change that layer."""
+    inside = tuple(f"{name}." for name in upper)
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) in chosen and not name.startswith(inside):
+            trained = next(
+                own
+                for own, other in model.named_parameters(remove_duplicate=False)
+                if other is parameter and own.startswith(inside)
+            )
+            raise ModelError(
+                f"{trained} can't be fine-tuned: it is the same weight as {name} of a layer that must stay; "
+                "leave out --finetune, or give each layer a weight of its own"
+            )
 
 
 def _as_before(model: nn.Module, like: nn.Module) -> nn.Module:
@@ -185,43 +243,3 @@ def _as_before(model: nn.Module, like: nn.Module) -> nn.Module:
 
 def _copies(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in parameters]
-
-
-def _by_labels(output: Tensor, images: Tensor, labels: Tensor | None) -> Tensor:
-    del images
-    if labels is None or output.ndim != 2:
-        raise ModelError(
-            f"labels can't train an output of shape {tuple(output.shape)}; use images without labels, "
-            "then the original network's outputs are the aim"
-        )
-    return nnf.cross_entropy(output, labels)
-
-
-def _by_outputs(original: nn.Module) -> Loss:
-    """How far the outputs are from the original network's."""
-
-    def loss(output: Tensor, images: Tensor, labels: Tensor | None) -> Tensor:
-        del labels
-        with torch.no_grad():
-            expected = original(images)
-        if output.ndim == 2 and output.shape[1] > 1:  # a single score has no distribution to compare
-            return nnf.kl_div(
-                output.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True
-            )
-        error: Tensor = (output - expected).square().sum() / expected.square().sum().clamp_min(1e-30)
-        return error
-
-    return loss
-
-
-def _judge(model: nn.Module, images: Images, loss: Loss, batch_size: int) -> tuple[float, float | None]:
-    """Mean loss, and the percentage that is right if there are labels."""
-    total, right, labelled = 0.0, 0, False
-    with torch.no_grad():
-        for batch in images.batches(batch_size):
-            output = model(batch.images)
-            total += float(loss(output, batch.images, batch.labels)) * len(batch.images)
-            if batch.labels is not None and output.ndim == 2:
-                labelled = True
-                right += int((output.argmax(1) == batch.labels).sum())
-    return total / len(images), 100 * right / len(images) if labelled else None

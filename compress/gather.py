@@ -103,7 +103,7 @@ def responses_of(layer: LayerInfo, method: Decomposition, ranks: Ranks, context:
         Responses as arrays of the solvers' library.
     """
     collector, backend = context.calibration.collector, context.backend
-    sampler, margin = collector.sampler(layer.name), method.margin(ranks)
+    sampler, margin = collector.sampler(layer.name), method.margin(layer, ranks)
     judges = held_out_images(collector.indices, share=context.holdout, seed=context.seed)
     parts = {False: _Gathered(summed="moments" in method.needs), True: _Gathered(summed=False)}
     target, seen = collector.take_samples(layer.name), 0

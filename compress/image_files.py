@@ -121,6 +121,7 @@ def folder_source(
     categories: Sequence[str],
     max_bad: float,
     need_labels: bool = False,
+    cache_bytes: int = CACHE_BYTES,
 ) -> FileSource:
     """Open a folder: images in class sub-folders, or all images found in it and below.
 
@@ -134,6 +135,7 @@ def folder_source(
         max_bad: largest share of unreadable images.
         need_labels: refuse class sub-folders that don't fit the network's classes, instead of opening
             them without labels, as is right for calibration.
+        cache_bytes: most memory for decoded pixels.
 
     Returns:
         The source.
@@ -159,7 +161,15 @@ def folder_source(
             kind = f"no labels: {error}"
     count = f"{len(chosen)}" if len(chosen) == len(found) else f"{len(chosen)} of {len(found)}"
     description = f"{count} images of {folder} ({kind})"
-    return paths_source(chosen, numbers, preprocess, folder, description=description, max_bad=max_bad)
+    return paths_source(
+        chosen,
+        numbers,
+        preprocess,
+        folder,
+        description=description,
+        max_bad=max_bad,
+        cache_bytes=cache_bytes,
+    )
 
 
 def check_picture_channels(preprocess: Preprocess) -> None:

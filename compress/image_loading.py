@@ -1,7 +1,7 @@
 """Images that are made one by one when they are needed: decoded from files, or cropped from photographs."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
@@ -87,24 +87,26 @@ class LoadedImages:
         """Images that could not be read so far."""
         return self._bad.listed()
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Load all images in the order of the list.
+    def batches(self, batch_size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Load images.
 
         Args:
             batch_size: images in a batch; the last one may hold fewer.
+            order: positions in the list, those to load in this order; None for all in that of the list.
 
         Yields:
             Batches of the readable images; a `DataError` ends it when too many can't be read.
         """
         check_batch_size(batch_size)
-        readable = self._readable(ahead=READ_AHEAD * batch_size)
+        wanted = range(len(self)) if order is None else order
+        readable = self._readable(wanted, ahead=READ_AHEAD * batch_size)
         while chunk := list(islice(readable, batch_size)):
             indices = torch.tensor([index for index, _ in chunk], dtype=torch.int64)
             images = self._preprocess.normalize(torch.stack([pixels for _, pixels in chunk]))
             yield Batch(images, indices, None if self._labels is None else self._labels[indices])
 
-    def _readable(self, *, ahead: int) -> Iterator[tuple[int, Tensor]]:
-        for index, pixels in self._in_order(ahead=ahead):
+    def _readable(self, wanted: Iterable[int], *, ahead: int) -> Iterator[tuple[int, Tensor]]:
+        for index, pixels in self._in_order(wanted, ahead=ahead):
             try:
                 finished = pixels if isinstance(pixels, Tensor) else pixels.result()
             except UnreadableImageError as error:
@@ -113,11 +115,13 @@ class LoadedImages:
             self._remember(index, finished)
             yield index, finished
 
-    def _in_order(self, *, ahead: int) -> Iterator[tuple[int, Tensor | Future[Tensor]]]:
+    def _in_order(
+        self, wanted: Iterable[int], *, ahead: int
+    ) -> Iterator[tuple[int, Tensor | Future[Tensor]]]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="images")
         waiting: deque[tuple[int, Tensor | Future[Tensor]]] = deque()
         try:
-            for index in range(len(self)):
+            for index in wanted:
                 if index in self._bad:
                     continue
                 # the pool starts its threads on the first submit: a fully cached pass starts none

@@ -60,11 +60,12 @@ class ImageSource(Protocol):
     def bad(self) -> tuple[BadImage, ...]:
         """Images that could not be read, in the order of the list; complete after a pass."""
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Read all images in the order of the list.
+    def batches(self, batch_size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Read images.
 
         Args:
             batch_size: images in a batch; the last one may hold fewer.
+            order: positions in the list, those to read in this order; None for all in that of the list.
 
         Yields:
             Batches of the readable images.

@@ -51,17 +51,22 @@ class TensorSource:
         """Images that hold NaN or infinity."""
         return self._bad.listed()
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Read all images in the order of the list.
+    def batches(self, batch_size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Read images.
 
         Args:
             batch_size: images in a batch; the last one may hold fewer.
+            order: positions in the list, those to read in this order; None for all in that of the list.
 
         Yields:
             Batches of the finite images.
         """
         check_batch_size(batch_size)
-        for indices in torch.split(self._good, batch_size):
+        good = self._good
+        if order is not None:
+            wanted = torch.as_tensor(order, dtype=torch.int64)
+            good = wanted[torch.isin(wanted, self._good)]
+        for indices in torch.split(good, batch_size):
             images = self._images[indices].to(torch.float32)
             yield Batch(images, indices, None if self._labels is None else self._labels[indices])
 

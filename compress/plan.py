@@ -89,6 +89,8 @@ class Plan:
                     f"{name}: the plan names this layer, but the model has none; is it for {self.network}?"
                 )
         copy = fold_batchnorms(model, self.folded)
+        # as the run saw them: with BatchNorm folded, other functions follow
+        layers = {layer.name: layer for layer in inspect_layers(copy, self.input_size)}
         for layer in self.layers:
             if layer.method != "none":
                 method = make(layer.method, layer.options)

@@ -40,13 +40,13 @@ class TensorSource:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batches(self, batch_size: int) -> Any:
+    def batches(self, batch_size: int, order: Sequence[int] | None = None) -> Any:
         self.passes += 1
-        for first in range(0, len(self.images), batch_size):
-            part = slice(first, first + batch_size)
+        wanted = torch.arange(len(self.images)) if order is None else torch.as_tensor(order)
+        for part in wanted.split(batch_size):
             yield Batch(
                 self.images[part],
-                torch.arange(len(self.images))[part],
+                part,
                 None if self.labels is None else self.labels[part],
             )
 

@@ -252,7 +252,7 @@ def test_prints_its_arguments(layer, printed):
         (lambda: UnraveledConv2d(4, 4, (3, 0)), r"kernel_size .* at least 1, or two .*, got \(3, 0\)"),
         (lambda: UnraveledConv2d(4, 4, 3, padding=-1), "padding must be .* at least 0, .* got -1"),
         (lambda: UnraveledConv2d(4, 4, 3, padding="full"), "must be a number, 'same' or 'valid'"),
-        (lambda: SICConv2d(4, 4, padding_mode="mirror"), "one of zeros, reflect, replicate, circular, got 'm"),
+        (lambda: SICConv2d(4, 4, padding_mode="mirror"), "one of zeros, reflect, replicate, circular"),
         (lambda: SICConv2d(4, 4, stride=2), "padding='same' needs stride 1, got 2; give a number"),
         (lambda: SICConv2d(4, 6, residual=True), "needs .* equal channels.* got 4 to 6 channels"),
         (lambda: SICConv2d(4, 4, padding=0, residual=True), "another size"),
@@ -266,7 +266,7 @@ def test_prints_its_arguments(layer, printed):
         (lambda: TopologicalConv2d((), (), 3), "must have equally many axes, at least one"),
         (lambda: TopologicalConv2d((2, 4), (3, 1), 3), r"\(3, 1\) must be from 1 to .* \(2, 4\)"),
         (lambda: TopologicalConv2d((2, 4), (1, 0), 3), "must be from 1 to"),
-        (lambda: TopologicalConv2d((2, 4), (1, 2), 3, tile=(2, 3)), r"\(2, 3\) must divide the grid \(2, 4\)"),
+        (lambda: TopologicalConv2d((2, 4), (1, 2), 3, tile=(2, 3)), r"\(2, 3\) must divide the grid"),
     ],
 )  # fmt: skip
 def test_refuses_with_what_is_valid(make, says):

@@ -74,16 +74,34 @@ def test_tiles_cover_outputs_once_and_hold_all_their_neighbours(grid, neighbours
             np.testing.assert_array_equal(inputs[tiles.places[outputs]], table[outputs])
 
 
+@pytest.mark.parametrize("positions", [1, 9])
 @every_topology
-def test_the_best_tile_executes_no_more_than_a_dense_convolution(grid, neighbours):
+def test_the_best_tile_executes_no_more_than_a_dense_convolution(grid, neighbours, positions):
     channels = prod(grid)
-    tiles = tile_channels(grid, neighbours, best_tile(grid, neighbours))
+    tiles = tile_channels(grid, neighbours, best_tile(grid, neighbours, positions=positions))
     assert channels * prod(neighbours) <= tiles.multiplications <= channels**2
 
 
 def test_the_best_tile_of_full_windows_is_the_grid():
     for grid in ((7,), (4, 6), (8, 8, 8)):
         assert best_tile(grid, grid) == grid
+        assert best_tile(grid, grid, positions=9) == grid
+
+
+@pytest.mark.parametrize(
+    ("number", "of_1x1", "of_3x3"),  # what was measured to be fast, on one core
+    [
+        (0, (8, 16), (1, 16)),
+        (1, (16, 16), (2, 16)),
+        (2, (4, 32), (2, 8)),
+        (3, (4, 8, 4), (1, 8, 4)),
+        (4, (8, 8, 4), (1, 8, 4)),
+        (5, (2, 8, 8), (1, 2, 8)),
+    ],
+)
+def test_tiles_of_the_papers_grids(number, of_1x1, of_3x3):
+    assert TopologicalConv2d(*PAPERS[number], 1).tile == of_1x1
+    assert TopologicalConv2d(*PAPERS[number], 3).tile == of_3x3
 
 
 @pytest.mark.parametrize(("grid", "neighbours"), PAPERS, ids=str)

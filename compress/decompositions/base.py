@@ -97,16 +97,17 @@ class Decomposition(Protocol):
         """Whether it reads responses."""
         return bool(self.needs)
 
-    def margin(self, ranks: Ranks) -> int:
+    def margin(self, layer: LayerInfo, ranks: Ranks) -> int:
         """How far beyond the kernel the replacement looks.
 
         Args:
+            layer: the layer.
             ranks: of the replacement.
 
         Returns:
             Rows and columns on each side.
         """
-        del ranks
+        del layer, ranks
         return 0
 
     def obstacle(self, layer: LayerInfo) -> str:

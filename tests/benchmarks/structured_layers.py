@@ -22,7 +22,7 @@ from cnncompress.inspect import LayerInfo
 from cnncompress.layer_timing import time_replacement
 
 LAYERS = {
-    "vgg16-elpv": ("features.7", "features.14", "features.19", "features.26"),
+    "vgg16-elpv": ("features.7", "features.14", "features.26"),
     "alexnet-elpv": ("features.3", "features.6", "features.8", "features.10"),
 }
 METHODS: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -101,17 +101,16 @@ def rows(network: str) -> Iterator[dict[str, Any]]:
     loaded = load_network(network)
     for name, options in METHODS:
         method = make(name, options)
-        wanted: dict[str, list[Ranks]] = {}
+        wider: dict[Ranks, list[str]] = {}
         for case in cases(loaded, LAYERS[network], method):
-            wanted[case.layer.name] = settings(method, case.layer)
-            for ranks in wanted[case.layer.name]:
-                if method.margin(ranks) == method.margin((1,)):
+            for ranks in settings(method, case.layer):
+                if method.margin(case.layer, ranks) == method.margin(case.layer, (1,)):
                     yield line(case, name, options, ranks)
-        for ranks in sorted({ranks for found in wanted.values() for ranks in found}):
-            if method.margin(ranks) != method.margin((1,)):
-                names = tuple(layer for layer, found in wanted.items() if ranks in found)
-                for case in cases(loaded, names, method, ranks):
-                    yield line(case, name, options, ranks)
+                else:
+                    wider.setdefault(ranks, []).append(case.layer.name)
+        for ranks, names in sorted(wider.items()):
+            for case in cases(loaded, tuple(names), method, ranks):
+                yield line(case, name, options, ranks)
 
 
 def show(value: Any) -> str:
