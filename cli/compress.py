@@ -159,7 +159,7 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--finetune",
-        type=click.Choice(["upper"]),
+        type=click.Choice(["upper", "all"]),
         help="Then train the layers above the compressed ones until the drop is recovered.",
     ),
     click.option(
@@ -261,7 +261,7 @@ def _check(given: dict[str, Any]) -> None:
     if given["labels"] is not None and given["evaluation"] is None:
         raise click.UsageError("--labels needs --eval")
     if given["train"] is not None and given["finetune"] is None:
-        raise click.UsageError("--train needs --finetune upper")
+        raise click.UsageError("--train needs --finetune upper or all")
 
 
 # flags that stand for an option of the method

@@ -27,7 +27,7 @@ from cnncompress.events import (
     silent,
 )
 from cnncompress.factorize import factorize_, originals
-from cnncompress.finetune import Finetuned, finetune_upper, layers_above
+from cnncompress.finetune import Finetuned, finetune_layers, trained_layers
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
 from cnncompress.gather import Context, held_out_images
 from cnncompress.image_source import ImageSource
@@ -172,7 +172,9 @@ def compress(
     layers = inspect_layers(original, network.input_size)
     outlined = outline(layers, options)
     if options.finetune:
-        layers_above(list(outlined.methods), layers)  # refused now rather than after the work
+        trained_layers(
+            options.finetune, list(outlined.methods), layers
+        )  # refused now rather than after the work
     known = calibrate(original, outlined.observed, outlined.methods, calibration, options, clock)
     weights = {name: weight for name, (weight, _) in originals(original, list(outlined.methods)).items()}
     plans, times = plan_worthwhile(
@@ -266,10 +268,10 @@ def _finetune(
         return compressed, None
     replaced = [planned.name for planned in plans if planned.method != "none"]
     recipe = Recipe(epochs=options.epochs, learning_rate=options.learning_rate, seed=options.seed)
-    return finetune_upper(
+    return finetune_layers(
         original,
         compressed,
-        upper=layers_above(replaced, layers),
+        chosen=trained_layers(options.finetune, replaced, layers),
         source=images,
         recipe=recipe,
         holdout=options.holdout,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as torch_functional
 from torch import fx, nn
 
-from cnncompress.layers import ChannelOrder
+from cnncompress.layers import ChannelOrder, TopologicalConv2d
 
 Modules = Mapping[str, nn.Module]
 
@@ -28,7 +28,9 @@ _POOLINGS: set[type[nn.Module]] = {
 _PADDINGS: set[type[nn.Module]] = {
     nn.CircularPad2d, nn.ConstantPad2d, nn.Dropout2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ZeroPad2d,
 }  # fmt: skip
-_FRESH_LAYERS: set[type[nn.Module]] = {nn.BatchNorm2d, nn.Conv2d, nn.Linear, ChannelOrder, nn.ChannelShuffle}
+_FRESH_LAYERS: set[type[nn.Module]] = {
+    nn.BatchNorm2d, nn.Conv2d, nn.Linear, ChannelOrder, nn.ChannelShuffle, TopologicalConv2d,
+}  # fmt: skip
 
 _ACTIVATION_NAMES = (
     "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid",

@@ -1,7 +1,8 @@
-"""Fine-tuning of the layers above the compressed ones (Denton et al., sections 1 and 5).
+"""Fine-tuning of a compressed network, until the drop on held-out images is recovered.
 
-The compressed layers stay as they were solved; what lies above learns to work with what they deliver, until
-the drop on held-out images is recovered. Layers run as in evaluation: no dropout, BatchNorm fixed.
+``upper`` trains the layers above the compressed ones (Denton et al., sections 1 and 5): these stay as they
+were solved, and what lies above learns to work with what they deliver. ``all`` trains the compressed ones too
+(Zhang et al., section 3.6). Layers run as in evaluation: no dropout, BatchNorm fixed.
 """
 
 import math
@@ -69,6 +70,26 @@ class Finetuned:
         return asdict(self)
 
 
+def trained_layers(which: str, replaced: Sequence[str], layers: Sequence[LayerInfo]) -> tuple[str, ...]:
+    """The layers that fine-tuning trains.
+
+    Args:
+        which: ``"upper"`` or ``"all"``.
+        replaced: names of the replaced layers.
+        layers: of the network, in the order of execution.
+
+    Returns:
+        Their names.
+
+    Raises:
+        OptionError: a name is none of a layer that runs.
+        ModelError: there are none, or no layer was replaced.
+    """  # noqa: DOC502  # raised by layers_above
+    if which == "upper":
+        return layers_above(replaced, layers)
+    return tuple(layer.name for layer in layers if 0 not in layer.output_size)
+
+
 def layers_above(replaced: Sequence[str], layers: Sequence[LayerInfo]) -> tuple[str, ...]:
     """The layers that run after the last replaced one.
 
@@ -97,22 +118,22 @@ def layers_above(replaced: Sequence[str], layers: Sequence[LayerInfo]) -> tuple[
     return tuple(ran[last + 1 :])
 
 
-def finetune_upper(
+def finetune_layers(
     original: nn.Module,
     compressed: nn.Module,
     *,
-    upper: Sequence[str],
+    chosen: Sequence[str],
     source: ImageSource,
     recipe: Recipe,
     holdout: float = 0.2,
     report: Reporter = silent,
 ) -> tuple[nn.Module, Finetuned]:
-    """Train the layers above the compressed ones.
+    """Train some layers of a compressed network.
 
     Args:
         original: gives the target, and the outputs to reproduce where there are no labels; left as it was.
         compressed: left as it was.
-        upper: layers to train, see `layers_above`.
+        chosen: layers to train, see `trained_layers`.
         source: images, with labels or without.
         recipe: how to train.
         holdout: share of the images that judge.
@@ -130,7 +151,7 @@ def finetune_upper(
     """  # noqa: DOC502  # some are raised by what is called
     stage, begun = "finetune", time.perf_counter()
     report(StageStarted(stage, recipe.epochs, "epochs"))
-    model, trained = _with_own_weights(compressed, upper)
+    model, trained = _with_own_weights(compressed, chosen)
     original = copy_sharing_weights(original).eval()
     fitted, held_out = _split(original, source, holdout, recipe.seed)
     loss = by_labels() if source.has_labels else by_outputs(original)
@@ -164,7 +185,7 @@ def finetune_upper(
             parameter.copy_(state)
     report(StageDone(stage, time.perf_counter() - begun))
     return _as_before(model, compressed), Finetuned(
-        layers=tuple(upper),
+        layers=tuple(chosen),
         objective="labels" if source.has_labels else "original outputs",
         epochs=len(found) - 1,
         kept=kept,
@@ -203,12 +224,12 @@ def _check_finite(target: Verdict, start: Verdict) -> None:
             )
 
 
-def _with_own_weights(model: nn.Module, upper: Sequence[str]) -> tuple[nn.Module, list[nn.Parameter]]:
+def _with_own_weights(model: nn.Module, names: Sequence[str]) -> tuple[nn.Module, list[nn.Parameter]]:
     """A copy that shares the frozen weights and has the trained ones for itself."""
-    chosen = {id(p): p for name in upper for p in model.get_submodule(name).parameters()}
+    chosen = {id(p): p for name in names for p in model.get_submodule(name).parameters()}
     if not chosen:
-        raise OptionError(f"{', '.join(upper)}: these layers have no weights to train")
-    _refuse_ties(model, upper, chosen)
+        raise OptionError(f"{', '.join(names)}: these layers have no weights to train")
+    _refuse_ties(model, names, chosen)
     memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():
         trains = id(parameter) in chosen
@@ -218,9 +239,9 @@ def _with_own_weights(model: nn.Module, upper: Sequence[str]) -> tuple[nn.Module
     return deepcopy(model, memo).eval(), trained
 
 
-def _refuse_ties(model: nn.Module, upper: Sequence[str], chosen: Mapping[int, nn.Parameter]) -> None:
+def _refuse_ties(model: nn.Module, names: Sequence[str], chosen: Mapping[int, nn.Parameter]) -> None:
     """Training a weight that a frozen layer uses too would change that layer."""
-    inside = tuple(f"{name}." for name in upper)
+    inside = tuple(f"{name}." for name in names)
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) in chosen and not name.startswith(inside):
             trained = next(

@@ -47,7 +47,8 @@ class Options:
         solver: ``"auto"``, ``"numpy"`` or ``"cupy"``.
         device: torch device that runs the network.
         seed: of everything that is drawn.
-        finetune: ``"upper"`` trains the layers above the compressed ones; empty for nothing.
+        finetune: ``"upper"`` trains the layers above the compressed ones, ``"all"`` these too; empty for
+            nothing.
         epochs: of fine-tuning, at most.
         learning_rate: of fine-tuning.
         measure: time both networks, and each replacement before it is solved.
@@ -97,8 +98,8 @@ class Options:
             raise OptionError("ranks 'manual' and a plan file belong together; give both or neither")
         if not 0 < self.holdout < 1:
             raise OptionError(f"holdout must lie between 0 and 1, got {self.holdout:g}")
-        if self.finetune not in {"", "upper"}:
-            raise OptionError(f"finetune is upper or nothing, got {self.finetune!r}")
+        if self.finetune not in {"", "upper", "all"}:
+            raise OptionError(f"finetune is upper, all or nothing, got {self.finetune!r}")
         if not (isfinite(self.learning_rate) and self.learning_rate > 0):
             raise OptionError(f"learning_rate must be above 0, got {self.learning_rate:g}; try 0.001")
         if self.align != "auto" and self.align < 1:

@@ -135,7 +135,9 @@ class _Tracer(fx.Tracer):
         self.pinned: set[fx.Node] = set()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, ChannelOrder | TopologicalConv2d) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, ChannelOrder | TopologicalConv2d) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         result = super().call_module(m, forward, args, kwargs)

@@ -9,7 +9,7 @@ from torch import nn
 from cnncompress import compress_model
 from cnncompress.errors import DataError, ModelError, NumericsError, OptionError
 from cnncompress.events import StageAdvanced, StageDone, StageStarted
-from cnncompress.finetune import finetune_upper, layers_above
+from cnncompress.finetune import finetune_layers, layers_above
 from cnncompress.folding import copy_sharing_weights
 from cnncompress.inspect import inspect_layers
 from cnncompress.training import Images, Recipe
@@ -63,10 +63,10 @@ def labelled(net, images):
 
 def tune(net, damaged, source, **recipe):
     layers = inspect_layers(net, (3, 10, 10))
-    return finetune_upper(
+    return finetune_layers(
         net,
         damaged,
-        upper=layers_above(["0"], layers),
+        chosen=layers_above(["0"], layers),
         source=source,
         recipe=Recipe(**({"learning_rate": 0.05, "epochs": 6, "batch_size": 8} | recipe)),
     )
@@ -144,10 +144,10 @@ def test_nothing_above_is_an_error(net):
 def test_labels_need_class_scores(images, tensor_source):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     with pytest.raises(ModelError, match="images without labels"):
-        finetune_upper(
+        finetune_layers(
             net,
             net,
-            upper=("2",),
+            chosen=("2",),
             source=tensor_source(images, torch.zeros(60, dtype=torch.int64)),
             recipe=Recipe(),
         )
@@ -207,7 +207,7 @@ def test_a_weight_that_a_frozen_layer_shares_is_refused(images, tensor_source):
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
     net[4].weight = net[2].weight
     with pytest.raises(ModelError, match=r"^4\.weight .* same weight as 2\.weight .*--finetune"):
-        finetune_upper(net, net, upper=("4",), source=tensor_source(images), recipe=Recipe())
+        finetune_layers(net, net, chosen=("4",), source=tensor_source(images), recipe=Recipe())
 
 
 def test_weights_shared_among_the_trained_stay_shared(images, tensor_source):
@@ -218,7 +218,7 @@ def test_weights_shared_among_the_trained_stay_shared(images, tensor_source):
     with torch.no_grad():
         other[0].weight *= 1.3
     recipe = Recipe(epochs=2, learning_rate=0.01)
-    model, done = finetune_upper(net, other, upper=("2", "4"), source=tensor_source(images), recipe=recipe)
+    model, done = finetune_layers(net, other, chosen=("2", "4"), source=tensor_source(images), recipe=recipe)
     assert done.kept > 0
     assert model[4].weight is model[2].weight
     assert not torch.equal(model[4].weight, other[4].weight)
@@ -281,9 +281,21 @@ def test_the_whole_run(net, images):
 
 
 def test_wrong_options_are_refused_before_the_work(net, images):
-    with pytest.raises(OptionError, match="finetune is upper"):
-        compress_model(net, images, finetune="all")
+    with pytest.raises(OptionError, match="finetune is upper, all"):
+        compress_model(net, images, finetune="lower")
     with pytest.raises(OptionError, match="learning_rate"):
         compress_model(net, images, finetune="upper", learning_rate=-1)
     with pytest.raises(ModelError, match="no layer is left above"):
         compress_model(net, images, finetune="upper", include_linear=True, speedup=1.2, measure=False)
+
+
+def test_all_layers_learn_where_no_layer_is_left_above(net, images):
+    options = {"speedup": 1.5, "align": 1, "measure": False, "only": ("2",), "learning_rate": 0.05}
+    upper = compress_model(net, images, **options, finetune="upper")
+    everything = compress_model(net, images, **options, finetune="all")
+    assert everything.report["finetune"]["layers"] == ("0", "2", "6")
+    assert not torch.equal(everything.model[0].weight, net[0].weight)
+    assert torch.equal(upper.model[0].weight, net[0].weight)
+    assert not torch.equal(everything.model[2][0].weight, upper.model[2][0].weight)
+    history = everything.report["finetune"]["history"]
+    assert min(history) < history[0]

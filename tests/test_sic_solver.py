@@ -88,6 +88,17 @@ def test_a_stack_may_change_the_number_of_channels(problem, rng):
     assert found.history[2] < found.history[1] < found.history[0]
 
 
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_layer_that_would_raise_the_error_stays_empty(problem, rng, residual):
+    _, values, inside, weight, target = problem
+    crops, settings = Crops(values, inside), LayerSettings(3, ridge=1e3)
+    wrong = 10 * rng.normal(size=weight.shape)
+    found = fit_stack(crops, target, bases=1, settings=settings, residual=residual, prior=wrong)
+    assert found.history[1] == found.history[0]
+    assert not found.layers[0].pointwise.any()
+    assert not found.layers[0].bias.any()
+
+
 @pytest.mark.parametrize("rounds", [0, 5])
 def test_targets_that_follow_the_rectifier_lower_the_error(problem, rounds):
     _, values, inside, weight, target = problem

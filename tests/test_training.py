@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from cnncompress.errors import DataError, ModelError, NumericsError, OptionError, OutputError
 from cnncompress.events import EpochDone, StageAdvanced, StageStarted
@@ -14,6 +14,7 @@ from cnncompress.image_files import paths_source
 from cnncompress.network import Network, Preprocess
 from cnncompress.training import Augmentation, Images, Recipe, Trainer
 from cnncompress.training.costs import count_macs
+from cnncompress.training.loop import AUXILIARY
 from cnncompress.training.losses import by_labels, judge
 from cnncompress.training.optimizer import build_optimizer
 from cnncompress.training.recipes import RECIPES, recipe
@@ -384,3 +385,30 @@ def test_a_state_that_cannot_be_written(tmp_path, net, coloured, tensor_source):
     running = trainer(net, tensor_source(*coloured), CHOSEN)
     with pytest.raises(OutputError, match="can't be written"):
         write_state(tmp_path / "absent" / "training.pt", net, running, {}, [])
+
+
+class WithAuxiliary(nn.Module):
+    """Gives a second score while it trains, as GoogLeNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 2), nn.Linear(3, 2)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor, None]:
+        pixels = images.mean((2, 3))
+        return (self.first(pixels), self.second(pixels), None) if self.training else self.first(pixels)
+
+
+def test_auxiliary_outputs_are_trained_at_a_share_of_the_loss(tensor_source):
+    torch.manual_seed(0)
+    images, labels = torch.randn(8, 3, 4, 4), torch.arange(8) % 2
+    model = WithAuxiliary().train()
+    source = Images(tensor_source(images, labels), range(8), like=images, layout=torch.contiguous_format)
+    recipe = Recipe(epochs=1, learning_rate=1.0, batch_size=8, momentum=0.0, weight_decay=0.0)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    nn.functional.cross_entropy(model.second(images.mean((2, 3))), labels).backward()
+    expected = before["second.weight"] - AUXILIARY * model.second.weight.grad
+    model.zero_grad()
+    Trainer(model, list(model.parameters()), source, by_labels(), recipe).run_epoch()
+    torch.testing.assert_close(model.second.weight.detach(), expected)
+    assert not torch.equal(model.first.weight, before["first.weight"])

@@ -31,7 +31,8 @@ class IntraChannelMethod(Decomposition):
     Attributes:
         kernel: rows and columns of the filters (the papers' k), odd; None for the layer's own.
         residual: add the layer's input to the first convolution too. Layers that were trained without lose by
-            it: what their responses have in common with their inputs, channel by channel, is little.
+            it: a single filter a channel has to take away the input first (conv3_3 of a VGG-16, CIFAR-10: an
+            error of .33 instead of .20).
         rounds: fits of a convolution to targets that follow the rectifier, at most.
         sweeps: alternations of filters and 1 x 1 in each of them, at most.
     """

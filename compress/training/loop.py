@@ -14,6 +14,9 @@ from cnncompress.training.optimizer import build_optimizer, set_learning_rate
 from cnncompress.training.recipe import Recipe
 from cnncompress.training.schedule import learning_rate
 
+AUXILIARY = 0.3
+"""What the loss of an auxiliary classifier counts (Szegedy et al., Going Deeper with Convolutions)."""
+
 Loss = Callable[[Tensor, LabelledBatch], Tensor]
 """From a network's output and the batch that it came from to a mean over the images."""
 
@@ -76,7 +79,7 @@ class Trainer:
     def _step(self, batch: LabelledBatch) -> Tensor | None:
         with autocast(self._device, self._recipe.precision):
             output = self._model(batch.images)
-        value = self._loss(output.to(batch.images.dtype), batch)
+        value = self._loss_of(output, batch)
         if not bool(torch.isfinite(value)):
             return None
         self._optimizer.zero_grad()
@@ -85,6 +88,15 @@ class Trainer:
             nn.utils.clip_grad_norm_(self._trained, self._recipe.clip_norm)
         self._optimizer.step()
         return value.detach()
+
+    def _loss_of(self, output: Any, batch: LabelledBatch) -> Tensor:
+        """The loss of the output; of auxiliary ones too, where a network in training gives some."""
+        first, *auxiliary = output if isinstance(output, tuple) else (output,)
+        value = self._loss(first.to(batch.images.dtype), batch)
+        for other in auxiliary:
+            if other is not None:
+                value = value + AUXILIARY * self._loss(other.to(batch.images.dtype), batch)
+        return value
 
     def state(self) -> dict[str, Any]:
         """What another trainer needs to go on, the weights apart.
