@@ -100,7 +100,7 @@ class Sampler:
         Args:
             inputs: of the layer, shape (images, channels, H, W), or (images, ..., channels) if linear.
             indices: position of each image in the list of all.
-            margin: rows and columns beyond the kernel's on each side; zeros outside the padded map.
+            margin: taps beyond the kernel's on each side, as far apart as its own; zeros outside the map.
 
         Returns:
             Shape (patch entries, samples), entries ordered as the weight's.
@@ -108,7 +108,8 @@ class Sampler:
         layer = self.layer
         if layer.kind == "linear":
             return self.outputs(inputs, indices)
-        padded = nnf.pad(pad(layer, inputs), (margin,) * 4) if margin else pad(layer, inputs)
+        down, right = (margin * distance for distance in layer.dilation)
+        padded = nnf.pad(pad(layer, inputs), (right, right, down, down)) if margin else pad(layer, inputs)
         rows, columns = self._read_places(indices, margin, inputs.device)
         image = torch.arange(len(indices), device=inputs.device)[:, None, None, None]
         # images, positions, rows, columns, channels
@@ -129,7 +130,8 @@ class Sampler:
         layer = self.layer
         rows, columns = self._read_places(indices, margin, torch.device("cpu"))
         sides = paddings(layer)
-        rows, columns = rows - margin - sides[2], columns - margin - sides[0]
+        rows = rows - margin * layer.dilation[0] - sides[2]
+        columns = columns - margin * layer.dilation[1] - sides[0]
         within = [(at >= 0) & (at < size) for at, size in zip((rows, columns), layer.input_size, strict=True)]
         both = within[0][:, :, :, None] & within[1][:, :, None, :]
         return both.permute(2, 3, 0, 1).reshape(-1, rows.shape[0] * rows.shape[1])

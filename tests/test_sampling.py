@@ -8,7 +8,7 @@ from torch import nn
 from cnncompress.collector import Collector
 from cnncompress.errors import NumericsError
 from cnncompress.inspect import inspect_layers
-from cnncompress.sampling import Sampler, enough_positions
+from cnncompress.sampling import Blocks, Sampler, enough_positions
 
 CONVOLUTIONS = {
     "plain": {"kernel_size": 3, "padding": 1},
@@ -111,3 +111,44 @@ def test_enough_positions_grow_with_the_channels(describe):
     assert enough_positions(narrow, images=240) == 10
     assert enough_positions(wide, images=240) == 64
     assert enough_positions(wide, images=5) == 100
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"padding": 1}, {"padding": 2, "dilation": 2}, {"padding": (2, 1), "dilation": (2, 1)}, {"padding": 0}],
+)
+def test_patches_with_a_margin_hold_what_a_larger_kernel_reads(describe, settings):
+    layer = nn.Conv2d(2, 3, 3, **settings)
+    images = torch.randn(2, 2, 9, 8)
+    sampler = Sampler(describe(layer, (2, 9, 8)), 12, seed=0)
+    side, dilation = 5, layer.dilation
+    larger = nn.Conv2d(
+        2,
+        3,
+        side,
+        padding=tuple(p + d for p, d in zip(layer.padding, dilation, strict=True)),
+        dilation=dilation,
+    )
+    with torch.no_grad():
+        expected = larger(images).flatten(2)
+    positions = torch.from_numpy(sampler.positions([0, 1]))
+    patches = sampler.patches(images, [0, 1], margin=1)
+    got = larger.weight.detach().flatten(1) @ patches + larger.bias.detach()[:, None]
+    wanted = torch.cat([expected[i][:, positions[i]] for i in range(2)], dim=1)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
+    ones = sampler.patches(torch.ones_like(images), [0, 1], margin=1)
+    assert torch.equal(ones.view(2, side * side, -1)[0] > 0, sampler.inside([0, 1], margin=1))
+
+
+@pytest.mark.parametrize(
+    ("side", "shift", "size"), [(2, 0, (8, 6)), (2, 1, (8, 7)), (3, 1, (9, 9)), (3, 2, (7, 8))]
+)
+def test_blocks_are_whole_squares_of_the_shifted_grid(describe, side, shift, size):
+    info = describe(nn.Conv2d(2, 3, 3, padding=1), (2, *size))
+    found = Sampler(info, 4 * side**2, 0, Blocks(side, shift)).positions([0, 1, 2]).reshape(3, -1, side, side)
+    rows, columns = found // size[1], found % size[1]
+    assert (np.diff(rows, axis=2) == 1).all()
+    assert (np.diff(columns, axis=3) == 1).all()
+    assert ((rows[..., 0, 0] + shift) % side == 0).all()
+    assert ((columns[..., 0, 0] + shift) % side == 0).all()
+    assert rows.max() < size[0]
