@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cnncompress.errors import ModelError
+
 Activation = Literal["relu", "none"]
 Kind = Literal["conv2d", "linear"]
 
@@ -197,6 +199,9 @@ def inspect_layers(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[
 
     Returns:
         One entry for each layer that ran, then those that never ran.
+
+    Raises:
+        ModelError: the network can't read an input of that size.
     """
     observation = _Observation(model)
     reference = next(model.parameters(), torch.zeros(()))
@@ -206,6 +211,11 @@ def inspect_layers(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[
         model.eval()
         with torch.no_grad(), observation.watching():
             model(example)
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or ["RuntimeError"])[0]
+        raise ModelError(
+            f"the network fails on an input of shape {tuple(example.shape)}: {reason}"
+        ) from error
     finally:
         for module, training in modes.items():
             module.training = training

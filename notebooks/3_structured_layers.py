@@ -66,7 +66,8 @@ options = cc.Options(
 result = cc.compress(network, calibration, None, options)
 for row in result.report["layers"]:
     if row["method"] != "none":
-        print(f"{row['name']}: {row['method']}, {row['macs_before'] / row['macs_after']:.1f}x, errors", end=" ")
+        saved = row["macs_before"] / row["macs_after"]
+        print(f"{row['name']}: {row['method']}, {saved:.1f}x, errors", end=" ")
         print({kind: round(error, 4) for kind, error in row["errors"].items()})
 print(result.model.features[10])
 

@@ -271,7 +271,7 @@ def test_bad_folders_write_nothing(data, tmp_path):
     out = tmp_path / "out"
     for folder, message in (
         (tmp_path / "absent", "absent: no such folder"),
-        (tmp_path / "data", "'violet' is none of them"),
+        (tmp_path / "data", "violet: no training images are of this class"),
         (one, "no images to test on"),
     ):
         result = train(folder, out)
@@ -285,6 +285,44 @@ def test_bad_folders_write_nothing(data, tmp_path):
     assert unknown.exit_code == 2
     assert "unknown model 'cifar-sick'; did you mean" in unknown.stderr
     assert not out.exists()
+
+
+def test_a_class_of_the_test_images_alone_is_refused_though_the_counts_agree(data, tmp_path):
+    write_images(tmp_path / "test", 1, 0)
+    (tmp_path / "test" / "red").rename(tmp_path / "test" / "violet")
+    result = train(data, tmp_path / "out", "--eval", tmp_path / "test")
+    assert result.exit_code == 2
+    assert "violet: no training images are of this class; rename the folder to one of blue, green, red" in (
+        " ".join(result.stderr.split())
+    )
+
+
+@pytest.mark.parametrize(
+    ("network", "words", "message"),
+    [
+        ("vgg11", ("--input-size", 8), "the network fails on an input of shape (1, 3, 8, 8)"),
+        ("resnet18", ("--batch-size", 1, "--input-size", 32), "take larger batches or larger images"),
+    ],
+)
+def test_what_a_network_cannot_read_is_one_line(data, tmp_path, network, words, message):
+    result = run("train", network, "--data", data, "--epochs", 1, "-o", tmp_path / "out", *words)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output
+
+
+def test_beginning_anew_forgets_the_interrupted_training(data, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert train(data, out).exit_code == 0
+    (out / "train.json").unlink()
+    (out / "training.pt").write_bytes(b"an old one")
+
+    def interrupt(self, batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_step", interrupt)
+    train(data, out, "--overwrite")
+    assert not (out / "training.pt").exists()
 
 
 def test_earlier_results_are_kept_unless_told_otherwise(data, whole, tmp_path):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as nnf
 
+from cnncompress.errors import ModelError
 from cnncompress.inspect import inspect_layers
 
 
@@ -79,3 +80,8 @@ def test_model_is_left_as_it_was():
     assert not model.norm.training
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_an_input_that_is_too_small_is_named():
+    with pytest.raises(ModelError, match=r"fails on an input of shape \(1, 3, 4, 4\)"):
+        inspect_layers(nn.Sequential(nn.Conv2d(3, 4, 5)), (3, 4, 4))

@@ -62,7 +62,7 @@ CASES = [
 
 @pytest.mark.parametrize("rectified", [True, False])
 @pytest.mark.parametrize(("name", "options", "ranks"), CASES)
-def test_error_on_whole_maps_is_the_one_that_chose(
+def test_error_of_the_module_is_the_one_that_chose(
     fit, layer, images, observe, describe, name, options, ranks, rectified
 ):
     module, factors, _ = fit(name, options, ranks, rectified=rectified)

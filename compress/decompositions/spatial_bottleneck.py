@@ -31,7 +31,8 @@ class SpatialBottleneck(Decomposition):
 
     c + d + c d / k² multiply-accumulates a pixel, for blocks of k x k pixels. It sees nothing beyond a block
     and answers a block with one number an output: for high resolutions and smooth maps, and never without
-    fine-tuning. There is nothing to choose by a rank.
+    fine-tuning. There is nothing to choose by a rank. Errors are those of whole blocks: rows and columns that
+    fill none, and blocks that begin before the image, fare worse and are neither fitted nor judged.
 
     Attributes:
         kernel: rows and columns of a block (the paper's k).
@@ -154,11 +155,19 @@ class SpatialBottleneck(Decomposition):
             for kind, factors in tried.items()
         }
         chosen = min(errors, key=lambda kind: errors[kind])
-        notes = (fitted_line(found.history),)
+        notes = (fitted_line(found.history), *self._left_out(layer))
         return replace(self._factors(tried[chosen]), errors=errors, chosen=chosen, notes=notes)
 
     def _answer(self, factors: BlockFactors, blocks: Array) -> Array:
         return factors(blocks) + blocks if self.residual else factors(blocks)
+
+    def _left_out(self, layer: LayerInfo) -> tuple[str, ...]:
+        first = (self.kernel - self.padding) % self.kernel
+        rows, columns = ((size - first) // self.kernel * self.kernel for size in layer.output_size)
+        share = 1 - rows * columns / (layer.output_size[0] * layer.output_size[1])
+        if share == 0:
+            return ()
+        return (f"errors are those of whole blocks; {share:.0%} of the map, at its border, is in none",)
 
     def _factors(self, factors: BlockFactors) -> Factors:
         xp, side = array_namespace(factors.down), (1, self.kernel, self.kernel)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cnncompress.errors import ModelError
+
 
 def count_macs(model: nn.Module, input_size: tuple[int, int, int]) -> int:
     """Count those of convolutions, transposed ones too, and matrix products, by running one image.
@@ -29,6 +31,9 @@ def outputs_of(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
 
     Returns:
         What the network returns.
+
+    Raises:
+        ModelError: it can't read images of that size.
     """
     reference = next(model.parameters(), torch.zeros(()))
     example = torch.zeros((1, *input_size), dtype=reference.dtype, device=reference.device)
@@ -37,6 +42,9 @@ def outputs_of(model: nn.Module, input_size: tuple[int, int, int]) -> Tensor:
         model.eval()
         with torch.no_grad():
             output: Tensor = model(example)
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or ["RuntimeError"])[0]
+        raise ModelError(f"the network fails on an input of shape {tuple(example.shape)}: {reason}") from None
     finally:
         for module, training in modes.items():
             module.training = training

@@ -77,6 +77,30 @@ def class_names(folder: Path) -> tuple[str, ...]:
     return tuple(by_number.get(number, str(number)) for number in range(max(by_number) + 1))
 
 
+def check_classes(test: Path, categories: tuple[str, ...]) -> None:
+    """Refuse test images of a class that the training images don't have: they would count as another one.
+
+    Args:
+        test: folder of the test images' class folders.
+        categories: names of the training images' classes.
+
+    Raises:
+        DataError: a class is unknown.
+    """
+    known = {_spelled(name) for name in categories}
+    for entry in sorted(test.iterdir()):
+        name = _spelled(entry.name)
+        if entry.is_dir() and not name.startswith(".") and name not in known and not name.isdigit():
+            raise DataError(
+                f"{entry}: no training images are of this class; rename the folder to one of "
+                f"{', '.join(categories[:10])}, or take it away"
+            )
+
+
+def _spelled(name: str) -> str:
+    return name.casefold().replace("_", " ").strip()
+
+
 def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> None:
     """Find out before the work whether results can be written, and make the folder.
 
@@ -110,6 +134,8 @@ def prepare_output(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise OutputError(f"{folder}: can't be written ({error.strerror}); choose another folder") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder}: can't be written (no permission); choose another folder")
+    if overwrite and not resume:
+        (folder / STATE).unlink(missing_ok=True)  # else an early Ctrl-C would leave it as the new training's
 
 
 def remove_if_empty(folder: Path) -> None:

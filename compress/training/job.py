@@ -115,6 +115,7 @@ def _open_both(job: Job, network: Network, found: folders.ImageFolders) -> tuple
         "max_bad": job.max_bad,
         "cache_bytes": job.cache_bytes,
     }
+    folders.check_classes(found.test, network.categories)
     prepared = stored(network.preprocess, job.recipe.augmentation)
     training = open_source(found.training, preprocess=prepared, **common)
     test = open_source(found.test, preprocess=network.preprocess, **common)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cnncompress.errors import ModelError
 from cnncompress.training.images import Images, LabelledBatch
 from cnncompress.training.optimizer import build_optimizer, set_learning_rate
 from cnncompress.training.recipe import Recipe
@@ -77,8 +78,14 @@ class Trainer:
         return float(total) / seen
 
     def _step(self, batch: LabelledBatch) -> Tensor | None:
-        with autocast(self._device, self._recipe.precision):
-            output = self._model(batch.images)
+        try:
+            with autocast(self._device, self._recipe.precision):
+                output = self._model(batch.images)
+        except ValueError as error:  # BatchNorm has nothing to compare a single value with
+            raise ModelError(
+                f"a batch of shape {tuple(batch.images.shape)} can't be trained on: {error}; "
+                "take larger batches or larger images"
+            ) from None
         value = self._loss_of(output, batch)
         if not bool(torch.isfinite(value)):
             return None

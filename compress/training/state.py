@@ -73,6 +73,7 @@ def read_state(
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
         before, history = dict(state["settings"]), list(state["history"])
+        weights, progress = state["model"], state["trainer"]
     except _UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OutputError(f"{file}: can't be read ({reason}); start again without --resume") from None
@@ -82,8 +83,12 @@ def read_state(
             f"{file}: that training was started with other settings ({'; '.join(changed[:_SHOWN])}); "
             "give the same ones, or start again without --resume"
         )
-    model.load_state_dict(state["model"])
-    trainer.take_up(state["trainer"])
+    try:
+        model.load_state_dict(weights)
+        trainer.take_up(progress)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OutputError(f"{file}: is damaged ({reason}); start again without --resume") from None
     return history
 
 
