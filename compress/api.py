@@ -15,6 +15,7 @@ from cnncompress.calibration import calibrate
 from cnncompress.clock import Clock
 from cnncompress.data import Source, check_disjoint, open_source
 from cnncompress.decompositions import Factors, make
+from cnncompress.devices import usable_device
 from cnncompress.default_data import default_data
 from cnncompress.effective_kernel import filters_of
 from cnncompress.environment import environment
@@ -150,7 +151,7 @@ def compress(
         The compressed network with its plan and report.
     """
     clock = Clock(report)
-    device = torch.device(options.device)
+    device = usable_device(options.device)
     backend = choose_backend(options.solver, device)
     if calibration is None:
         calibration, default_evaluation, note = default_data(network, options.images, options.seed)

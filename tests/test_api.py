@@ -431,3 +431,8 @@ def test_methods_without_kinds_have_nothing_to_compare(net, images):
     )
     assert all(row["errors_alone"] == {} for row in result.report["layers"])
     assert any(isinstance(event, Note) and "nothing to compare" in event.message for event in events)
+
+
+def test_an_unusable_device_is_named(net, images):
+    with pytest.raises(OptionError, match="device 'abacus' can't be used"):
+        run(net, images, device="abacus")
