@@ -15,8 +15,8 @@ from cnncompress.calibration import calibrate
 from cnncompress.clock import Clock
 from cnncompress.data import Source, check_disjoint, open_source
 from cnncompress.decompositions import Factors, make
-from cnncompress.devices import usable_device
 from cnncompress.default_data import default_data
+from cnncompress.devices import usable_device
 from cnncompress.effective_kernel import filters_of
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, compare
