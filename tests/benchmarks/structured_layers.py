@@ -31,6 +31,7 @@ METHODS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("spatial", {}),
     ("unravel", {}),
     ("sic", {}),
+    ("sic", {"bases": 2, "kind": "parallel"}),
     ("sic-bottleneck", {}),
     ("spatial-bottleneck", {}),
     ("root", {"groups": 4}),
