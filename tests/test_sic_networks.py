@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cnncompress.layers import SICConv2d, SpatialBottleneck2d
-from cnncompress.layers.counting import macs_by_layer
 from cnncompress.zoo import registry
+from cnncompress.zoo.costs import layer_costs
 from cnncompress.zoo.sic_tables import FINAL, FIRST
 
 NAMES = [f"sic-{letter}" for letter in FINAL] + [f"sic004-{letter}" for letter in "jkno"]
@@ -30,7 +30,8 @@ def on_meta(name: str) -> nn.Module:
 @cache
 def macs(name: str) -> dict[str, int]:
     """Theoretical multiply-accumulates by layer."""
-    return macs_by_layer(on_meta(name), registry.entry(name).input_size, theoretical=True)
+    costs = layer_costs(on_meta(name), registry.entry(name).input_size, theoretical=True)
+    return {layer: cost.macs for layer, cost in costs.items()}
 
 
 @cache
@@ -150,14 +151,17 @@ def test_executed_multiplications_are_those_of_the_flop_counter(name):
     model, size = on_meta(name).eval(), registry.entry(name).input_size
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, *size, device="meta"))
-    assert 2 * sum(macs_by_layer(model, size).values()) == counter.get_total_flops()
+    assert 2 * sum(cost.macs for cost in layer_costs(model, size).values()) == counter.get_total_flops()
 
 
 def test_counting_leaves_the_model_as_it_was():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
     model[1].eval()
     state = {name: value.clone() for name, value in model.state_dict().items()}
-    assert macs_by_layer(model, (3, 4, 4)) == {"0": 4 * 27 * 4, "3": 32}
+    assert {name: cost.macs for name, cost in layer_costs(model, (3, 4, 4)).items()} == {
+        "0": 4 * 27 * 4,
+        "3": 32,
+    }
     assert [module.training for module in model.modules()] == [True, True, False, True, True]
     assert not any(module._forward_hooks for module in model.modules())
     torch.testing.assert_close(dict(model.state_dict()), state, rtol=0, atol=0)

@@ -217,7 +217,7 @@ class TopologicalConv2d(nn.Module):
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         forgotten = self.inputs.is_meta
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch has no types for it
         if forgotten and not self.inputs.is_meta:  # to_empty: no state will bring the indices back
             tiles = tile_channels(self.grid, self.neighbours, self.tile)
             self._register_indices(tiles, self.inputs.device)

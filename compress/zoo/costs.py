@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnncompress.layers import TopologicalConv2d
 from cnncompress.layers.costs import Costed
 from cnncompress.zoo.registry import build, entry
 
@@ -29,7 +30,11 @@ class Cost:
 
 
 def layer_costs(
-    model: nn.Module, input_size: tuple[int, int, int], *, training: bool = False
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    *,
+    training: bool = False,
+    theoretical: bool = False,
 ) -> dict[str, Cost]:
     """Run a network once and count its convolutions, transposed ones too, and its linear layers.
 
@@ -37,6 +42,8 @@ def layer_costs(
         model: left as it was in evaluation mode; counted in training mode, its BatchNorms move.
         input_size: channels, height and width.
         training: count what runs in training mode, auxiliary heads for example.
+        theoretical: count the connections of topological layers, as the papers do, instead of what is
+            executed.
 
     Returns:
         For each layer that runs, by name; the multiply-accumulates of all its runs.
@@ -52,7 +59,7 @@ def layer_costs(
             def count(
                 module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, *, name: str = name
             ) -> None:
-                macs[name] = macs.get(name, 0) + _macs(module, inputs[0], output)
+                macs[name] = macs.get(name, 0) + _macs(module, inputs[0], output, theoretical=theoretical)
 
             hooks.callback(module.register_forward_hook(count).remove)
         try:
@@ -108,14 +115,15 @@ def _is_counted(module: nn.Module) -> bool:
     )
 
 
-def _macs(module: Any, read: Tensor, output: Tensor) -> int:
+def _macs(module: Any, read: Tensor, output: Tensor, *, theoretical: bool) -> int:
     if isinstance(module, nn.Conv2d):
         return module.weight.numel() * prod(output.shape[-2:])
     if isinstance(module, nn.ConvTranspose2d):  # every input pixel meets every weight
         return module.weight.numel() * prod(read.shape[-2:])
     if isinstance(module, nn.Linear):
         return module.weight.numel() * prod(output.shape[1:-1])
-    macs: int = module.macs(read.shape[-2], read.shape[-1])
+    connected = theoretical and isinstance(module, TopologicalConv2d)
+    macs: int = (module.theoretical_macs if connected else module.macs)(*read.shape[-2:])
     return macs
 
 
