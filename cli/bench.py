@@ -26,7 +26,8 @@ if TYPE_CHECKING:  # torch takes seconds, --help shall not
     metavar="R[,R]",
     default="torch,onnxruntime",
     show_default=True,
-    help="torch (channels_last where the network runs in it) and onnxruntime.",
+    help="torch (channels_last where the network runs in it), torch.compile, onnxruntime, openvino "
+    "(pip install 'cnncompress[openvino]'), cuda and cuda-graphs.",
 )
 @click.option(
     "--threads", type=values.counts, metavar="N[,N]", default="1", show_default=True, help="Compute threads."
@@ -56,8 +57,10 @@ def bench(
     """Time the network in folder OUT against its original.
 
     The two take turns, and the speedup is the median of the ratios of neighbouring runs. Times don't
-    depend on the original's weights, so nothing is downloaded.
+    depend on the original's weights, so nothing is downloaded. All runtimes compute in float32; compiling
+    is no part of the times.
     """
+    _check(runtimes)
     from cnncompress import api
     from cnncompress.cli.progress import Progress
     from cnncompress.cli.tables import print_latencies
@@ -89,6 +92,13 @@ def bench(
         return
     click.echo(f"{plan.network} on {environment()['cpu']}, {repeats} pairs of runs, medians")
     print_latencies(lines)
+
+
+def _check(runtimes: tuple[str, ...]) -> None:
+    from cnncompress.runtimes import check_runtime
+
+    for name in runtimes:
+        check_runtime(name)
 
 
 def _original(plan: "Plan", model: str | None, report: "Reporter") -> "nn.Module":

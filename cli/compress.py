@@ -10,190 +10,14 @@ from typing import Any
 
 import click
 
-from cnncompress.cli import values
-from cnncompress.cli.network_options import load, network_options
+from cnncompress.cli.compress_options import OUTPUT, compress_options
+from cnncompress.cli.network_options import load
 
-OUTPUT = "cnncompress-out"
 DEFAULT_SPEEDUP = 4.0
-
-_PARAMETERS: tuple[Callable[[Any], Any], ...] = (
-    click.argument("model"),
-    click.option(
-        "--speedup",
-        type=values.speedup,
-        metavar="N[x]",
-        help="How many times fewer multiply-accumulates all convolutions together shall need.  "
-        "[default: 4x; none where options settle all ranks]",
-    ),
-    click.option(
-        "--data",
-        type=click.Path(path_type=Path),
-        help="Images to calibrate on, no labels needed: a folder (of class folders or flat), .npz or .pt.  "
-        "[default: the demo's own, else crops of two photographs]",
-    ),
-    click.option(
-        "--eval",
-        "evaluation",
-        type=click.Path(path_type=Path),
-        help="Labelled images to measure the accuracy on: class folders, a flat folder and --labels, "
-        ".npz or .pt.",
-    ),
-    click.option(
-        "--labels", type=click.Path(path_type=Path), help="Lines `filename,label` for a flat --eval folder."
-    ),
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path),
-        help=f"Folder for the results.  [default: {OUTPUT}/MODEL-Nx, replaced if it holds earlier results]",
-    ),
-    click.option("--overwrite", is_flag=True, help="Replace earlier results in the --output folder."),
-    network_options,
-    click.option("--method", default="gsvd3d", show_default=True, help="Decomposition of the convolutions."),
-    click.option(
-        "--colors", type=click.IntRange(1), help="Colours of the monochromatic method: --option colors=N."
-    ),
-    click.option(
-        "--bases",
-        type=click.IntRange(1),
-        help="Depthwise filters of each channel, or layers of a SIC stack: --option bases=N.",
-    ),
-    click.option("--groups", type=click.IntRange(1), help="Filter groups: --option groups=N."),
-    click.option(
-        "--metric-weights",
-        type=click.Choice(["frobenius", "data", "gradient"]),
-        help="What counts in methods that solve on the weight: --option metric=NAME.  [default: frobenius]",
-    ),
-    click.option(
-        "--option",
-        "method_options",
-        type=values.key_value,
-        multiple=True,
-        metavar="KEY=VALUE",
-        help="An option of the method; may be repeated.",
-    ),
-    click.option(
-        "--ranks",
-        metavar="RULE",
-        help="How ranks are chosen: greedy, uniform, joint or manual.  [default: greedy; manual with --plan]",
-    ),
-    click.option("--plan", type=click.Path(path_type=Path), help="A plan.json whose ranks are used again."),
-    click.option(
-        "--rank",
-        "layer_ranks",
-        type=values.layer_ranks,
-        multiple=True,
-        metavar="LAYER=R[,R]",
-        help="Ranks of one layer; may be repeated.",
-    ),
-    click.option(
-        "--align",
-        type=values.align,
-        metavar="N|auto",
-        default="auto",
-        show_default=True,
-        help="Make ranks multiples of N.",
-    ),
-    click.option(
-        "--skip",
-        multiple=True,
-        metavar="PATTERN",
-        help="Leave layers of these names alone, for example 'layer1.*'; may be repeated.",
-    ),
-    click.option(
-        "--only",
-        "--layer",
-        "only",
-        multiple=True,
-        metavar="PATTERN",
-        help="Touch only layers of these names; may be repeated.",
-    ),
-    click.option("--include-linear", is_flag=True, help="Decompose linear layers too, and count all MACs."),
-    click.option(
-        "--images",
-        type=click.IntRange(2),
-        default=300,
-        show_default=True,
-        help="Images to calibrate on, at most.",
-    ),
-    click.option(
-        "--positions",
-        type=click.IntRange(1),
-        help="Positions sampled from an image.  [default: as many as each layer needs]",
-    ),
-    click.option(
-        "--batch-size", type=click.IntRange(1), default=10, show_default=True, help="Images run at a time."
-    ),
-    click.option(
-        "--memory",
-        type=values.size,
-        metavar="SIZE",
-        default="1GB",
-        show_default=True,
-        help="For activations that are kept instead of being computed again.",
-    ),
-    click.option(
-        "--max-bad",
-        type=click.FloatRange(0, 1),
-        default=0.01,
-        show_default=True,
-        help="Largest share of images that may be unreadable.",
-    ),
-    click.option(
-        "--solver",
-        type=click.Choice(["auto", "numpy", "cupy"]),
-        default="auto",
-        show_default=True,
-        help="Where the linear algebra runs.",
-    ),
-    click.option(
-        "--device", default="cpu", show_default=True, help="Where the network runs, for example cuda."
-    ),
-    click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."
-    ),
-    click.option(
-        "--compare",
-        is_flag=True,
-        help="Also run symmetric and asymmetric, linear and nonlinear solutions throughout, for the report.",
-    ),
-    click.option(
-        "--finetune",
-        type=click.Choice(["upper", "all"]),
-        help="Then train the layers above the compressed ones until the drop is recovered.",
-    ),
-    click.option(
-        "--train",
-        type=click.Path(path_type=Path),
-        help="Images to fine-tune on, labelled or not.  [default: those of the calibration]",
-    ),
-    click.option(
-        "--epochs",
-        type=click.IntRange(1),
-        default=5,
-        show_default=True,
-        help="Passes over the training images, at most.",
-    ),
-    click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of fine-tuning."),
-    click.option(
-        "--allow-slower",
-        is_flag=True,
-        help="Keep replacements that take longer than the layers that they replace.",
-    ),
-    click.option("--no-measure", is_flag=True, help="Don't time the two networks, nor their layers."),
-    click.option("--json", "as_json", is_flag=True, help="Print report.json to stdout, and nothing else."),
-    click.option("-q", "--quiet", is_flag=True, help="No progress and no table, only the verdict."),
-)
-
-
-def _all_options(function: Callable[..., None]) -> Callable[..., None]:
-    for decorate in reversed(_PARAMETERS):
-        function = decorate(function)
-    return function
 
 
 @click.command()
-@_all_options
+@compress_options
 def compress(**given: Any) -> None:
     """Compress MODEL and write the result, with a report, to a folder.
 
@@ -201,6 +25,15 @@ def compress(**given: Any) -> None:
     The folder gets model.safetensors, plan.json, model.onnx, report.json and report.html.
     """
     _check(given)
+    speedups = given["speedup"] or ()
+    given["speedup"] = speedups[0] if speedups else None
+    if len(speedups) > 1:
+        _front(given, speedups)
+    else:
+        _single(given)
+
+
+def _single(given: dict[str, Any]) -> None:
     from cnncompress.cli.progress import Progress
     from cnncompress.cli.tables import print_layers, verdict
     from cnncompress.folder import check_folder
@@ -222,6 +55,40 @@ def compress(**given: Any) -> None:
     if not given["quiet"]:
         print_layers(written)
     click.echo(f"{verdict(written)} -> {folder}")
+
+
+def _front(given: dict[str, Any], speedups: tuple[float, ...]) -> None:
+    """A folder for each speedup, and a page over all of them."""
+    from cnncompress import api
+    from cnncompress.cli.progress import Progress
+    from cnncompress.cli.tables import print_front, verdict
+    from cnncompress.folder import check_folder
+    from cnncompress.front import front_json, point_of, write_front
+
+    together = given["output"] or Path(OUTPUT) / f"{file_name(given['model'])}-front"
+    overwrite = given["overwrite"] or given["output"] is None
+    names = [f"{speedup:g}x" for speedup in speedups]
+    for name in names:
+        check_folder(together / name, overwrite=overwrite)
+    points, lines = [], []
+    with redirect_stdout(sys.stderr), Progress(quiet=given["quiet"]) as report:
+        network, sources, options, training = _prepared(given, report)
+        results = api.compress_speedups(network, *sources, options, speedups, report, training=training)
+        for name, result in zip(names, results, strict=True):
+            folder = result.save(together / name, overwrite=overwrite, report=report)
+            written = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            points.append(point_of(written, name))
+            lines.append(f"{verdict(written)} -> {folder}")
+            write_front(together, network.name, points)
+    front = front_json(network.name, points)
+    if given["as_json"]:
+        click.echo(json.dumps(front, indent=2))
+        return
+    if not given["quiet"]:
+        print_front(front)
+    for line in lines:
+        click.echo(line)
+    click.echo(f"{network.name}: {len(points)} networks side by side -> {together / 'front.html'}")
 
 
 def default_folder(model: str, speedup: float | None, method: str = "gsvd3d") -> Path:
@@ -255,11 +122,15 @@ def file_name(model: str) -> str:
 
 def _check(given: dict[str, Any]) -> None:
     if given["ranks"] is None:
-        given["ranks"] = "manual" if given["plan"] else "greedy"
+        given["ranks"] = "manual" if given["plan"] else ""
     if (given["ranks"] == "manual") != (given["plan"] is not None):
         raise click.UsageError("--ranks manual and --plan FILE go together")
     if given["labels"] is not None and given["evaluation"] is None:
         raise click.UsageError("--labels needs --eval")
+    if given["max_drop"] is not None and len(given["speedup"] or ()) > 1:
+        raise click.UsageError("--max-drop looks for the speedup itself; give --speedup once or not at all")
+    if given["max_drop"] is not None and given["plan"] is not None:
+        raise click.UsageError("--max-drop chooses the ranks; it can't be given beside --plan")
     if given["train"] is not None and given["finetune"] is None:
         raise click.UsageError("--train needs --finetune upper or all")
 
@@ -282,19 +153,43 @@ def _method_options(given: dict[str, Any]) -> dict[str, Any]:
             continue
         if key in options:
             raise click.UsageError(f"{key} is given twice, also as --option {key}=…")
-        if not knows_option(given["method"], key):
+        if not any(knows_option(name, key) for name in _names(given["method"])):
             names = ", ".join(name for name in available() if knows_option(name, key))
             raise click.UsageError(f"--{flag} is for --method {names}, not for {given['method']}")
         options[key] = value
     return options
 
 
+def _names(method: str) -> list[str]:
+    from cnncompress.options import AUTO, AUTO_METHODS
+
+    return list(AUTO_METHODS) if method == AUTO else [name.strip() for name in method.split(",")]
+
+
 def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:
+    from cnncompress import api
+
+    network, sources, options, training = _prepared(given, report)
+    if given["max_drop"] is not None:
+        return api.compress_within_drop(
+            network, *sources, options, given["max_drop"], report, training=training
+        )
+    return api.compress(network, *sources, options, report, training=training)
+
+
+def _prepared(given: dict[str, Any], report: Callable[[Any], None]) -> tuple[Any, tuple[Any, Any], Any, Any]:
+    """Network, calibration and evaluation images, options, and training images."""
     from cnncompress import api
     from cnncompress.data import open_source
 
     options = api.Options(
         speedup=given["speedup"] or DEFAULT_SPEEDUP,
+        budget=given["budget"],
+        runtime=given["runtime"],
+        threads=given["threads"],
+        batch=given["batch"],
+        distortion=given["distortion"],
+        probes=not given["no_probes"],
         method=given["method"],
         method_options=_method_options(given),
         ranks=given["ranks"],
@@ -338,4 +233,4 @@ def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:
         if given["train"] is not None
         else None
     )
-    return api.compress(network, calibration, evaluation, options, report, training=training)
+    return network, (calibration, evaluation), options, training

@@ -5,6 +5,7 @@ import click
 from cnncompress import __version__
 from cnncompress.cli.bench import bench
 from cnncompress.cli.compress import compress
+from cnncompress.cli.explain import explain
 from cnncompress.cli.inspect import inspect
 from cnncompress.cli.models import models
 from cnncompress.cli.train import train
@@ -71,5 +72,5 @@ def main() -> None:
     """Run the command line."""
 
 
-for command in (compress, inspect, models, bench, train):
+for command in (compress, inspect, models, bench, explain, train):
     main.add_command(command)

@@ -120,9 +120,15 @@ def verdict(report: Mapping[str, Any]) -> str:
     """
     macs = report["macs"]
     asked = report["asked"]
-    delivered = macs["conv_speedup"] if asked["budget"] == "conv MACs" else macs["speedup"]
     aim = "ranks as asked" if asked["speedup"] is None else f"asked {format_times(asked['speedup'])}"
-    parts = [f"{format_times(delivered)} fewer {asked['budget']} ({aim})"]
+    if asked["budget"] == "latency":
+        parts = [f"{_measured(report)} ({aim}), {format_times(macs['conv_speedup'])} fewer conv MACs"]
+    elif asked["budget"] == "parameters":
+        params = report["params"]
+        parts = [f"{format_times(params['before'] / params['after'])} fewer parameters in all ({aim})"]
+    else:
+        delivered = macs["conv_speedup"] if asked["budget"] == "conv MACs" else macs["speedup"]
+        parts = [f"{format_times(delivered)} fewer {asked['budget']} ({aim})"]
     accuracy, fidelity = report.get("accuracy"), report.get("fidelity")
     if accuracy:
         before, after, drop = (
@@ -134,10 +140,50 @@ def verdict(report: Mapping[str, Any]) -> str:
             f"output error {format_number(fidelity['output_relative_error'])} on "
             f"{fidelity['heldout_images']} held-out images"
         )
-    if report.get("latency"):
-        first = report["latency"][0]
-        threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"
-        parts.append(f"measured speed {format_times(first['speedup'])} ({first['runtime']}, {threads})")
+    if report.get("latency") and asked["budget"] != "latency":
+        parts.append(_measured(report))
     size = report["bytes"]
     parts.append(f"{format_bytes(size['before'])} -> {format_bytes(size['after'])}")
     return f"{report['name']}: " + "; ".join(parts)
+
+
+def _measured(report: Mapping[str, Any]) -> str:
+    if not report.get("latency"):
+        return "not measured"
+    first = report["latency"][0]
+    threads = "1 thread" if first["threads"] == 1 else f"{first['threads']} threads"
+    return f"measured speed {format_times(first['speedup'])} ({first['runtime']}, {threads})"
+
+
+def print_front(front: Mapping[str, Any]) -> None:
+    """Print a line for each network of a front.
+
+    Args:
+        front: what ``front.json`` holds.
+    """
+    columns = (
+        "asked",
+        "measured",
+        "ms",
+        "fewer MACs",
+        "drop",
+        "output error",
+        "same top-1",
+        "size",
+        "folder",
+    )
+    rows = [
+        (
+            format_times(point["asked"]),
+            format_times(point["latency_speedup"]),
+            format_number(point["ms_after"], 2),
+            format_times(point["macs_speedup"]),
+            format_number(point["drop"], 2),
+            format_number(point["output_error"]),
+            format_percent(point["top1_agreement"]),
+            format_bytes(point["bytes"]),
+            point["folder"],
+        )
+        for point in front["points"]
+    ]
+    print_table(columns, rows, right=columns[:8])

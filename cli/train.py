@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from cnncompress.cli import values
-from cnncompress.cli.compress import OUTPUT, file_name
+from cnncompress.cli.compress import file_name
+from cnncompress.cli.compress_options import OUTPUT
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
 

@@ -29,6 +29,24 @@ def speedup(text: str) -> float:
     return number
 
 
+def speedups(text: str) -> tuple[float, ...]:
+    """Read one or several speedups with commas between them, as ``2x,3x,4x``.
+
+    Args:
+        text: as typed.
+
+    Returns:
+        Each above 1, none twice.
+
+    Raises:
+        BadParameter: it is anything else.
+    """
+    found = tuple(speedup(part) for part in text.split(","))
+    if len(set(found)) < len(found):
+        raise click.BadParameter(f"{text!r} names a speedup twice")
+    return found
+
+
 def size(text: str) -> int:
     """Read ``2GB``, ``500MB``, ``1GiB`` or a plain number of bytes.
 

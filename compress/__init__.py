@@ -13,6 +13,9 @@ if TYPE_CHECKING:
         BiclusteringOuter,
         BiclusteringSVD,
         Groups,
+        GSpatial,
+        GSVDIn,
+        GTucker,
         Monochromatic,
         Outer,
         Root,
@@ -41,6 +44,7 @@ _HOMES = {
     **dict.fromkeys(
         (
             *("GSVD", "GSVD3D", "PCA", "BiclusteringOuter", "BiclusteringSVD", "Monochromatic"),
+            *("GSVDIn", "GSpatial", "GTucker"),
             *("Groups", "Outer", "Root", "SIC", "SICBottleneck", "SVDIn", "SVDOut", "Spatial"),
             *("SpatialBottleneck", "Topological", "Unravel", "register"),
         ),
@@ -62,6 +66,9 @@ __all__ = [
     "BiclusteringOuter",
     "BiclusteringSVD",
     "CompressError",
+    "GSVDIn",
+    "GSpatial",
+    "GTucker",
     "Groups",
     "LayerPlan",
     "Monochromatic",

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,14 +12,18 @@ from torch import Tensor, nn
 from cnncompress.arrays import to_array
 from cnncompress.collector import Collector
 from cnncompress.decompositions import Decomposition
+from cnncompress.decompositions.base import Need
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo
 from cnncompress.memory_layout import layout_of
-from cnncompress.options import Options
+from cnncompress.options import KNAPSACK, Options
+from cnncompress.patch_samples import PatchSamples
 from cnncompress.responses import Statistics
 from cnncompress.sampling import enough_positions
 from cnncompress.sensitivity import sensitivities
+
+_SHARE_OF_MEMORY = 2  # of what activations may take, for the planner's patches, which are gone before these
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,12 @@ class Calibration:
     Attributes:
         collector: moments and samples.
         gradients: mean squared derivatives by the weights, for layers whose method needs them.
+        patches: what the planner compares replacements on; None for rules that don't.
     """
 
     collector: Collector
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    patches: PatchSamples | None = None
 
     def statistics(self, name: str, backend: Literal["numpy", "cupy"] = "numpy") -> Statistics | None:
         """What is known of one layer.
@@ -58,20 +65,23 @@ class Calibration:
 def calibrate(
     original: nn.Module,
     layers: Sequence[LayerInfo],
-    methods: Mapping[str, Decomposition],
+    menus: Mapping[str, Sequence[Decomposition]],
     source: ImageSource,
     options: Options,
     report: Reporter,
+    *,
+    again: bool = False,
 ) -> Calibration:
     """One pass of the original network over the calibration images, and one for gradients if a method asks.
 
     Args:
         original: the network, BatchNorm folded.
         layers: to watch.
-        methods: that shall replace them.
+        menus: methods that may replace them.
         source: the images.
         options: of the run.
         report: receives the progress.
+        again: whether the samples will be wanted more than once.
 
     Returns:
         What was found.
@@ -81,32 +91,42 @@ def calibrate(
     def positions(layer: LayerInfo) -> int:
         if options.positions:
             return options.positions
-        if "moments" in methods[layer.name].needs:  # whole patches are regressed on, none is kept
+        if needs(layer, "moments"):  # whole patches are regressed on, none is kept
             return enough_positions(layer, images=fitted, samples_per_entry=6, most=200)
         return enough_positions(layer, images=fitted)
 
-    def needing(what: str) -> list[LayerInfo]:
-        return [layer for layer in layers if what in methods[layer.name].needs]
+    def needs(layer: LayerInfo, what: Need) -> bool:
+        return any(what in method.needs for method in menus[layer.name])
+
+    def needing(what: Need) -> list[LayerInfo]:
+        return [layer for layer in layers if needs(layer, what)]
 
     collector = Collector(
         layers,
         positions=positions,
         seed=options.seed,
-        keep=options.compare,
+        keep=options.compare or again,
         inputs=[layer.name for layer in needing("inputs")],
-        blocks={layer.name: methods[layer.name].blocks for layer in layers},
+        blocks={layer.name: menus[layer.name][0].blocks for layer in layers},
     )
+    patches = None
+    if options.ranks == KNAPSACK:
+        share = options.memory // _SHARE_OF_MEMORY
+        patches = PatchSamples(layers, images=len(source), seed=options.seed, memory=share)
     if not layers:
         return Calibration(collector)
     stage, begun = "calibrate", time.perf_counter()
     report(StageStarted(stage, len(source)))
     reference, layout = next(original.parameters()), layout_of(original)
-    with torch.inference_mode(), collector.watching(original) as begin:
+    with torch.inference_mode(), ExitStack() as watched:
+        watchers: list[Collector | PatchSamples] = [collector, *([] if patches is None else [patches])]
+        begins = [watched.enter_context(watcher.watching(original)) for watcher in watchers]
         for batch in source.batches(options.batch_size):
-            begin(batch.indices.tolist())
+            for begin in begins:
+                begin(batch.indices.tolist())
             original(batch.images.to(reference.device, reference.dtype, memory_format=layout))
             report(StageAdvanced(stage, len(batch.images)))
     report(StageDone(stage, time.perf_counter() - begun))
     weighed = needing("gradients")
     gradients = sensitivities(original, weighed, source, report=report) if weighed else {}
-    return Calibration(collector, gradients)
+    return Calibration(collector, gradients, patches)

@@ -20,6 +20,7 @@ _PACKAGES = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "openvino",
     "timm",
     "cupy-cuda12x",
     "cupy-cuda13x",

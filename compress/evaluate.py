@@ -125,8 +125,43 @@ class _RelativeError:
         return self._error / self._energy if self._energy > 0 else 0.0
 
 
+class OriginalOutputs:
+    """What the original network answers, kept for the next comparison as far as memory allows.
+
+    Args:
+        model: in evaluation mode.
+        features: submodule whose output is wanted too.
+        memory: bytes that answers may take.
+    """
+
+    def __init__(self, model: nn.Module, features: str | None, *, memory: int) -> None:
+        self.model, self._features, self._memory = model, features, memory
+        self._kept: dict[tuple[int, ...], tuple[Tensor, Tensor | None]] = {}
+
+    def __call__(self, indices: tuple[int, ...], images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Answer, from memory if the same images were asked about before.
+
+        Args:
+            indices: positions of the images in their source.
+            images: ready for the network.
+
+        Returns:
+            The network's output and the features, None without.
+        """
+        if indices not in self._kept:
+            with _last_output(self.model, self._features) as caught:
+                answer = self.model(images)
+            found = (answer, caught.pop() if self._features is not None else None)
+            size = sum(part.numel() * part.element_size() for part in found if part is not None)
+            if size > self._memory:
+                return found
+            self._memory -= size
+            self._kept[indices] = found
+        return self._kept[indices]
+
+
 def compare(
-    original: nn.Module,
+    original: nn.Module | OriginalOutputs,
     compressed: nn.Module,
     source: ImageSource,
     *,
@@ -138,7 +173,7 @@ def compare(
     """Run both networks over the images.
 
     Args:
-        original: in evaluation mode.
+        original: in evaluation mode, or what it answers, of always the same source.
         compressed: in evaluation mode.
         source: the images; its labels, if any, give the accuracies.
         features: submodule whose output is compared too.
@@ -156,14 +191,16 @@ def compare(
     stage, begun = "evaluate", time.perf_counter()
     report(StageStarted(stage, len(only) if only is not None else len(source)))
     outputs, maps = _RelativeError(), _RelativeError()
-    layout = layout_of(original)
+    answers = (
+        original if isinstance(original, OriginalOutputs) else OriginalOutputs(original, features, memory=0)
+    )
+    layout = layout_of(answers.model)
     cosines: list[Tensor] = []
     agree: list[Tensor] = []
     before: list[Tensor] = []
     after: list[Tensor] = []
     with (
         torch.inference_mode(),
-        _last_output(original, features) as features_original,
         _last_output(compressed, features) as features_compressed,
     ):
         for batch in source.batches(batch_size):
@@ -173,14 +210,15 @@ def compare(
                 if not bool(chosen.any()):
                     continue
                 images, labels = images[chosen], labels[chosen] if labels is not None else None
-            reference = next(original.parameters())
+            reference = next(answers.model.parameters())
             ready = images.to(reference.device, reference.dtype, memory_format=layout)
-            y, y_hat = original(ready), compressed(ready)
+            y, map_original = answers(tuple(batch.indices.tolist()), ready)
+            y_hat = compressed(ready)
             if not bool(torch.isfinite(y_hat).all()):
                 raise NumericsError("the compressed network's output holds NaN or infinity on real images")
             outputs.add(y, y_hat)
-            if features is not None:
-                maps.add(features_original.pop(), features_compressed.pop())
+            if map_original is not None:
+                maps.add(map_original, features_compressed.pop())
             flat, flat_hat = y.flatten(1).double(), y_hat.flatten(1).double()
             cosines.append(torch.nn.functional.cosine_similarity(flat, flat_hat).cpu())
             if y.ndim == 2:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cnncompress.svg import INK, SERIES, drawing, to_svg
+from cnncompress.svg import INK, SERIES, drawable, drawing, shortened, to_svg
 
 _MARKERS = "osD^vPX*"
 _COLUMNS = 5
@@ -42,7 +42,7 @@ def energy_curves(
             panel.set_xticks([0, max(ranks)])
             panel.set_ylim(math.floor(lowest * 10) / 10, 1.02)
             panel.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-            panel.set_title(_shortened(name, 26))
+            panel.set_title(shortened(name, 26))
             chosen = _chosen_rank(lines.get(name, {}), points)
             if chosen is not None:
                 panel.plot([chosen[0]], [chosen[1]], "o", color=SERIES[1], markersize=5)
@@ -79,11 +79,11 @@ def error_curves(layers: Sequence[Mapping[str, Any]]) -> str:
         axes = figure.subplots()
         highest = 0.0
         for number, kind in enumerate(kinds):
-            values = [_number((line.get(source) or {}).get(kind)) for line in solved]
+            values = [drawable((line.get(source) or {}).get(kind)) for line in solved]
             highest = max([highest, *(value for value in values if value == value)])  # noqa: PLR0124 - NaN
             color, marker = SERIES[number % len(SERIES)], _MARKERS[number % len(_MARKERS)]
             axes.plot(at, values, color=color, marker=marker, markersize=4, label=kind)
-        chosen = [_number(line.get("error_heldout")) for line in solved]
+        chosen = [drawable(line.get("error_heldout")) for line in solved]
         highest = max([highest, *(value for value in chosen if value == value)])  # noqa: PLR0124 - NaN
         axes.plot(
             at,
@@ -97,36 +97,63 @@ def error_curves(layers: Sequence[Mapping[str, Any]]) -> str:
         )
         axes.set_ylim(0, min(1.08 * highest, _ERROR_CEILING) or 1.0)
         axes.set_ylabel("relative error, held-out")
-        axes.set_xticks(at, [_shortened(line["name"], 20) for line in solved], rotation=45, ha="right")
+        axes.set_xticks(at, [shortened(line["name"], 20) for line in solved], rotation=45, ha="right")
         axes.grid(visible=False, axis="x")
         figure.legend(loc="outside upper left", ncols=min(len(kinds) + 1, 5), columnspacing=1.5)
         return to_svg(figure, "Held-out error along depth, for each kind of solution")
 
 
-def mac_bars(layers: Sequence[Mapping[str, Any]]) -> str:
-    """Multiply-accumulates of each layer before and after.
+def cost_bars(layers: Sequence[Mapping[str, Any]], planner: Mapping[str, Any] | None = None) -> str:
+    """Multiply-accumulates of each layer before and after, and beside them milliseconds where they are known.
 
     Args:
         layers: the report's lines of layers, in the order of the network.
+        planner: the report's part on the planner; where it budgeted time, all times are those of its setting.
 
     Returns:
         An ``<svg>`` element; an empty string without layers.
     """
     if not layers:
         return ""
-    before = [line["macs_before"] / 1e6 for line in layers]
-    after = [line["macs_after"] / 1e6 for line in layers]
-    at = range(len(layers))
+    times = _times(layers, planner or {})
+    timed = any(after == after for _, after in times)  # noqa: PLR0124 - NaN
+    title = (
+        "MACs and milliseconds of each layer before and after"
+        if timed
+        else "MACs of each layer before and after"
+    )
     with drawing(9.5, 0.9 + 0.24 * len(layers)) as figure:
-        axes = figure.subplots()
-        axes.barh(at, before, height=0.78, color=SERIES[0], alpha=0.3, label="before")
-        axes.barh(at, after, height=0.42, color=SERIES[0], label="after")
-        axes.set_yticks(at, [_shortened(line["name"], 30) for line in layers])
-        axes.set_ylim(len(layers) - 0.4, -0.6)
-        axes.set_xlabel("million MACs an image")
-        axes.grid(visible=False, axis="y")
-        figure.legend(loc="outside upper left", ncols=2)
-        return to_svg(figure, "MACs of each layer before and after")
+        panels = figure.subplots(1, 2 if timed else 1, sharey=True, squeeze=False)[0]
+        macs = [(line["macs_before"] / 1e6, line["macs_after"] / 1e6) for line in layers]
+        _before_and_after(panels[0], macs, "million MACs an image")
+        if timed:
+            _before_and_after(panels[1], times, "ms")
+        panels[0].set_yticks(range(len(layers)), [shortened(line["name"], 30) for line in layers])
+        panels[0].set_ylim(len(layers) - 0.4, -0.6)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
+        return to_svg(figure, title)
+
+
+def _before_and_after(axes: Any, pairs: Sequence[tuple[float, float]], label: str) -> None:
+    before, after = zip(*pairs, strict=True)
+    axes.barh(range(len(pairs)), before, height=0.78, color=SERIES[0], alpha=0.3, label="before")
+    axes.barh(range(len(pairs)), after, height=0.42, color=SERIES[0], label="after")
+    axes.set_xlabel(label)
+    axes.grid(visible=False, axis="y")
+
+
+def _times(layers: Sequence[Mapping[str, Any]], planner: Mapping[str, Any]) -> list[tuple[float, float]]:
+    """Milliseconds before and after of every layer, all of one setting; NaN where unknown."""
+    if planner.get("unit") != "ms":
+        return [(drawable(line.get("ms_before")), drawable(line.get("ms_after"))) for line in layers]
+    planned = {line["name"]: line for line in planner.get("layers") or []}
+    lines = [planned.get(line["name"], {}) for line in layers]
+    return [(drawable(line.get("ms_before")), drawable(_after(line))) for line in lines]
+
+
+def _after(line: Mapping[str, Any]) -> float | None:
+    measured: float | None = line.get("measured_ms")
+    return line.get("ms") if measured is None else measured
 
 
 def _chosen_rank(line: Mapping[str, Any], points: Sequence[Sequence[float]]) -> tuple[float, float] | None:
@@ -155,11 +182,3 @@ def _interpolated(points: Sequence[Sequence[float]], rank: float) -> float:
 
 def _label_height(lines: Sequence[Mapping[str, Any]]) -> float:
     return 0.045 * max(min(len(line["name"]), 20) for line in lines)
-
-
-def _shortened(name: str, length: int) -> str:
-    return name if len(name) <= length else "…" + name[1 - length :]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)

@@ -4,12 +4,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-Run = Callable[[Tensor], None]
+Run = Callable[[Tensor], Any]
+"""A forward pass that returns its outputs when the work is done."""
+
 Pair = tuple[Run, Run]
 
 
@@ -59,13 +62,40 @@ def torch_run(
     Returns:
         A function of the input.
     """
-    copy = deepcopy(module).eval().to(device).to(memory_format=layout)
+    return waited_for(placed_copy(module, device, layout), device)
 
-    def run(images: Tensor) -> None:
+
+def placed_copy(module: nn.Module, device: torch.device, layout: torch.memory_format) -> nn.Module:
+    """A copy of a module where and how it shall be timed.
+
+    Args:
+        module: left as it was.
+        device: where the copy lives.
+        layout: memory format of the copy's weights.
+
+    Returns:
+        The copy, in evaluation mode.
+    """
+    return deepcopy(module).eval().to(device).to(memory_format=layout)
+
+
+def waited_for(forward: Run, device: torch.device) -> Run:
+    """A forward pass without gradients that returns when its device is done.
+
+    Args:
+        forward: a function of the input, a module for example.
+        device: where it computes.
+
+    Returns:
+        A function of the input.
+    """
+
+    def run(images: Tensor) -> Any:
         with torch.inference_mode():
-            copy(images)
+            outputs = forward(images)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
+        return outputs
 
     return run
 

@@ -2,32 +2,21 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cnncompress.errors import OptionError, unknown_name
+from cnncompress.errors import OptionError
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
-from cnncompress.export import write_onnx
-from cnncompress.interleave import (
-    Pair,
-    Run,
-    alternate,
-    device_of,
-    ratio_of_neighbours,
-    torch_run,
-    torch_threads,
-)
+from cnncompress.interleave import alternate, ratio_of_neighbours
 from cnncompress.memory_layout import faster_layout, layout_of
-
-RUNTIMES = ("torch", "onnxruntime")
+from cnncompress.runtimes import Runtime, Subject, check_runtime, random_images, runtime_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +24,7 @@ class Latency:
     """Times of the original and the compressed network under one setting.
 
     Attributes:
-        runtime: ``"torch"`` (eager, channels_last where the original runs in it) or ``"onnxruntime"``.
+        runtime: of `cnncompress.runtimes.RUNTIMES`; torch runs in channels_last where the original does.
         threads: compute threads, the same for both networks.
         batch: images at a time.
         ms_before: median of the original, milliseconds a batch.
@@ -84,7 +73,7 @@ def latency(
         original: the network before.
         compressed: the network after.
         input_size: channels, height and width.
-        runtime: ``"torch"`` or ``"onnxruntime"``.
+        runtime: of `cnncompress.runtimes.RUNTIMES`.
         threads: compute threads.
         batch: images at a time.
         repeats: pairs of timed runs.
@@ -122,14 +111,15 @@ def latencies(
     """Time two networks under every combination of settings.
 
     Runs of the two networks alternate, so that whatever else the machine does falls on both, and the
-    speedup is the median of the ratios of neighbouring runs. torch runs where the original network
-    lives, in channels_last if it can; onnxruntime runs on the CPU. Neither network is changed.
+    speedup is the median of the ratios of neighbouring runs. torch, compiled or not, runs where the
+    original network lives, in channels_last if it can; onnxruntime and OpenVINO run on the CPU. Making a
+    network ready, compiling it for example, is no part of its time. Neither network is changed.
 
     Args:
         original: the network before.
         compressed: the network after.
         input_size: channels, height and width.
-        runtimes: of ``"torch"`` and ``"onnxruntime"``.
+        runtimes: of `cnncompress.runtimes.RUNTIMES`.
         threads: numbers of compute threads; torch's own number is restored afterwards.
         batches: images at a time.
         repeats: pairs of timed runs for each setting.
@@ -141,99 +131,69 @@ def latencies(
         One `Latency` for each runtime, thread count and batch size, in this order.
 
     Raises:
-        OptionError: an unknown runtime, or a number below 1.
+        OptionError: a runtime that is unknown or can't run here, none at all, or a number below 1.
     """
-    for runtime in runtimes:
-        if runtime not in RUNTIMES:
-            raise OptionError(unknown_name("runtime", runtime, RUNTIMES))
+    if not runtimes:
+        raise OptionError("name at least one runtime, for example torch")
+    for name in runtimes:
+        check_runtime(name)
     if min((*threads, *batches, repeats)) < 1:
         raise OptionError("threads, batch and repeats must be at least 1")
     stage, started = "measure", time.perf_counter()
     report(StageStarted(stage, len(runtimes) * len(threads) * len(batches), "settings"))
     found: list[Latency] = []
-    for runtime in runtimes:
-        prepared = (
-            _torch_pair(original, compressed, input_size)
-            if runtime == "torch"
-            else _onnx_pair(original, compressed, input_size, onnx)
-        )
-        with prepared as (device, with_threads):
+    with _subjects(original, compressed, input_size, onnx) as subjects:
+        for runtime in map(runtime_named, runtimes):
             for count in threads:
-                with with_threads(count) as runs:
-                    for batch in batches:
-                        images = _images(batch, input_size, device)
-                        times = alternate(runs, images, repeats=repeats, warmup=warmup)
-                        found.append(
-                            _summary(times, runtime=runtime, threads=count, batch=batch, device=str(device))
-                        )
-                        report(StageAdvanced(stage))
+                for batch in batches:
+                    found.append(
+                        _timed(runtime, subjects, threads=count, batch=batch, repeats=repeats, warmup=warmup)
+                    )
+                    report(StageAdvanced(stage))
     report(StageDone(stage, time.perf_counter() - started))
     return tuple(found)
 
 
-WithThreads = Callable[[int], AbstractContextManager[Pair]]
-
-
 @contextmanager
-def _torch_pair(
-    original: nn.Module, compressed: nn.Module, input_size: Sequence[int]
-) -> Iterator[tuple[torch.device, WithThreads]]:
-    device = device_of(original)
-    channels, height, width = input_size
-    # contiguous weights don't tell: it may be how the network was loaded, or all that it can do
-    prepared = layout_of(original) is torch.channels_last
-    layout = torch.channels_last if prepared else faster_layout(original, (channels, height, width))
-    runs = (torch_run(original, device, layout), torch_run(compressed, device, layout))
-
-    @contextmanager
-    def with_threads(count: int) -> Iterator[Pair]:
-        with torch_threads(count):
-            yield runs
-
-    yield device, with_threads
-
-
-@contextmanager
-def _onnx_pair(
+def _subjects(
     original: nn.Module,
     compressed: nn.Module,
     input_size: Sequence[int],
     files: tuple[Path | None, Path | None],
-) -> Iterator[tuple[torch.device, WithThreads]]:
+) -> Iterator[tuple[Subject, Subject]]:
+    channels, height, width = input_size
+    # contiguous weights don't tell: it may be how the network was loaded, or all that it can do
+    prepared = layout_of(original) is torch.channels_last
+    layout = torch.channels_last if prepared else faster_layout(original, (channels, height, width))
     with tempfile.TemporaryDirectory() as folder:
-        before = files[0] or _written(original, input_size, Path(folder) / "before.onnx")
-        after = files[1] or _written(compressed, input_size, Path(folder) / "after.onnx")
-
-        @contextmanager
-        def with_threads(count: int) -> Iterator[Pair]:
-            yield _onnx_run(before, count), _onnx_run(after, count)
-
-        yield torch.device("cpu"), with_threads
+        yield (
+            Subject(original, input_size, layout, _existing(files[0]) or Path(folder) / "before.onnx"),
+            Subject(compressed, input_size, layout, _existing(files[1]) or Path(folder) / "after.onnx"),
+        )
 
 
-def _onnx_run(file: Path, threads: int) -> Run:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    # idle threads of one session would otherwise burn the cores while the other one is timed
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def run(images: Tensor) -> None:
-        session.run(None, {name: images.numpy()})
-
-    return run
+def _existing(file: Path | None) -> Path | None:
+    return file if file is not None and file.exists() else None
 
 
-def _written(model: nn.Module, input_size: Sequence[int], path: Path) -> Path:
-    write_onnx(model, input_size, path)
-    return path
-
-
-def _images(batch: int, input_size: Sequence[int], device: torch.device) -> Tensor:
-    images = torch.randn(batch, *input_size, generator=torch.Generator().manual_seed(0))
-    return images.to(device)
+def _timed(
+    runtime: Runtime,
+    subjects: tuple[Subject, Subject],
+    *,
+    threads: int,
+    batch: int,
+    repeats: int,
+    warmup: int,
+) -> Latency:
+    before, after = subjects
+    device = runtime.device(before.model)
+    images = random_images(batch, before.input_size, device)
+    with (
+        runtime.running(before, device=device, batch=batch, threads=threads) as first,
+        runtime.running(after, device=device, batch=batch, threads=threads) as second,
+    ):
+        times = alternate((first, second), images, repeats=repeats, warmup=warmup)
+    return _summary(times, runtime=runtime.name, threads=threads, batch=batch, device=str(device))
 
 
 def _summary(times: np.ndarray, *, runtime: str, threads: int, batch: int, device: str) -> Latency:

@@ -8,8 +8,18 @@ from typing import Any, Literal
 from cnncompress.decompositions import Decomposition, knows_option, make, options_of
 from cnncompress.errors import OptionError, unknown_name
 from cnncompress.ranks import RULES
+from cnncompress.runtimes import check_runtime
 
 DEFAULT_METHOD = "gsvd3d"
+
+AUTO = "auto"
+
+AUTO_METHODS = ("gsvd3d", "gsvd", "gspatial", "gsvd-in", "gtucker")
+"""What ``--method auto`` chooses from, layer by layer; all leave plain convolutions."""
+
+BUDGETS = ("macs", "params", "latency")
+DISTORTIONS = ("loss", "response", "energy")
+KNAPSACK = "knapsack"
 
 
 def _described(pattern: str, method: Any) -> Decomposition:
@@ -27,12 +37,23 @@ class Options:
     """What the user may choose.
 
     Attributes:
-        speedup: original cost over compressed cost, in multiply-accumulates of the convolutions.
-        method: name of a decomposition; empty for `DEFAULT_METHOD`, or for none if there are ``methods``.
+        speedup: original cost over compressed cost.
+        budget: what the speedup refers to: ``"macs"`` or ``"params"`` of the convolutions, or
+            ``"latency"``, measured time of the whole network.
+        runtime: that the time is measured in, of `cnncompress.runtimes.RUNTIMES`.
+        threads: compute threads of that runtime.
+        batch: images at a time in that runtime.
+        method: name of a decomposition, several with commas between them to choose from for each layer, or
+            ``"auto"`` for `AUTO_METHODS`; empty for `DEFAULT_METHOD`, or for none if there are ``methods``.
         method_options: for its fields.
         methods: decompositions of single layers, or their names, by patterns of layer names; other layers
             stay unless ``method`` is given too. Their options, seeds among them, are theirs.
-        ranks: ``"greedy"``, ``"uniform"``, ``"joint"``, or ``"manual"`` to take them from a plan.
+        ranks: ``"knapsack"``, ``"greedy"`` (also ``"paper"``), ``"uniform"``, ``"joint"``, or ``"manual"`` to
+            take them from a plan; empty for the knapsack where several methods or another budget than MACs
+            are asked for, else greedy.
+        distortion: by which the knapsack compares: ``"loss"`` of the network's output, ``"response"`` for
+            the layers' relative errors, ``"energy"`` for the paper's product.
+        probes: whether the distortions of each layer are calibrated by replacing it alone.
         manual_plan: path of that plan.json.
         align: ranks are multiples of this; ``"auto"`` lets the device decide.
         skip: patterns of layer names that stay as they are.
@@ -58,10 +79,16 @@ class Options:
     """
 
     speedup: float = 4.0
+    budget: str = "macs"
+    runtime: str = "torch"
+    threads: int = 1
+    batch: int = 1
     method: str = ""
     method_options: Mapping[str, Any] = field(default_factory=dict)
     methods: Mapping[str, Decomposition] = field(default_factory=dict)
-    ranks: str = "greedy"
+    ranks: str = ""
+    distortion: str = "loss"
+    probes: bool = True
     manual_plan: str | None = None
     align: int | Literal["auto"] = "auto"
     skip: tuple[str, ...] = ()
@@ -92,8 +119,7 @@ class Options:
             raise OptionError("options of a method were given, but no method; name it")
         if not (isfinite(self.speedup) and self.speedup > 1):
             raise OptionError(f"speedup must be greater than 1, got {self.speedup:g}; try 2x or 4x")
-        if self.ranks not in (*RULES, "manual"):
-            raise OptionError(unknown_name("rank rule", self.ranks, (*RULES, "manual")))
+        self._check_rule()
         if (self.ranks == "manual") != (self.manual_plan is not None):
             raise OptionError("ranks 'manual' and a plan file belong together; give both or neither")
         if not 0 < self.holdout < 1:
@@ -104,21 +130,62 @@ class Options:
             raise OptionError(f"learning_rate must be above 0, got {self.learning_rate:g}; try 0.001")
         if self.align != "auto" and self.align < 1:
             raise OptionError(f"align must be at least 1 or 'auto', got {self.align}")
-        for name in ("images", "positions", "batch_size", "epochs"):
+        for name in ("images", "positions", "batch_size", "epochs", "threads", "batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{name} must be at least 1, got {value}")
 
-    def default_method(self) -> Decomposition | None:
-        """The method of all layers that have none of their own.
+    def _check_rule(self) -> None:
+        for name, known in (("budget", BUDGETS), ("distortion", DISTORTIONS)):
+            if getattr(self, name) not in known:
+                raise OptionError(unknown_name(name, getattr(self, name), known))
+        chosen = {"": KNAPSACK if self._compares else "greedy", "paper": "greedy"}.get(self.ranks, self.ranks)
+        rules = (KNAPSACK, *RULES, "paper", "manual")
+        if chosen not in rules:
+            raise OptionError(unknown_name("rank rule", chosen, rules))
+        if self._compares and chosen not in {KNAPSACK, "manual"}:
+            raise OptionError(
+                f"rank rule {chosen} knows neither a choice of methods nor a budget of {self.budget}; "
+                f"take {KNAPSACK}, or one method and the budget macs"
+            )
+        object.__setattr__(self, "ranks", chosen)
+        if self.budget == "latency":
+            if not self.measure:
+                raise OptionError(
+                    "the budget latency is a measured one; leave out --no-measure, or budget macs"
+                )
+            check_runtime(self.runtime)
+
+    @property
+    def _compares(self) -> bool:
+        return self.budget != "macs" or len(self.method_names) > 1
+
+    @property
+    def method_names(self) -> tuple[str, ...]:
+        """Names of the methods that layers without one of their own choose from."""
+        if self.method == AUTO:
+            return AUTO_METHODS
+        return tuple(name for part in self.method.split(",") if (name := part.strip()))
+
+    def default_methods(self) -> tuple[Decomposition, ...]:
+        """The methods that layers without one of their own choose from.
 
         Returns:
-            The method, seeded as the run; None if such layers stay.
+            The methods, seeded as the run, with those of the options that they know; empty if such layers
+            stay.
         """
-        if not self.method:
-            return None
-        seeded = {"seed": self.seed} if knows_option(self.method, "seed") else {}
-        return make(self.method, seeded | dict(self.method_options))
+        names = self.method_names
+        if len(names) == 1:
+            seeded = {"seed": self.seed} if knows_option(names[0], "seed") else {}
+            return (make(names[0], seeded | dict(self.method_options)),)
+        for key in self.method_options:
+            if names and not any(knows_option(name, key) for name in names):
+                make(names[0], {key: self.method_options[key]})  # says which options there are
+        given = {"seed": self.seed} | dict(self.method_options)
+        return tuple(
+            make(name, {key: value for key, value in given.items() if knows_option(name, key)})
+            for name in names
+        )
 
     def step(self, channels: int) -> int:
         """What the ranks of a layer are multiples of.

@@ -9,9 +9,9 @@ import numpy as np
 from cnncompress.decompositions import Decomposition, check_ranks, make
 from cnncompress.errors import ModelError, OptionError
 from cnncompress.inspect import LayerInfo
-from cnncompress.options import Options
+from cnncompress.options import KNAPSACK, Options
 from cnncompress.plan import LayerPlan, Plan
-from cnncompress.ranks import Candidate, choose_methods, choose_ranks
+from cnncompress.ranks import Candidate, choose_menus, choose_ranks
 from cnncompress.responses import Statistics
 from cnncompress.solvers import Array
 
@@ -22,15 +22,20 @@ class Outline:
 
     Attributes:
         layers: of the network, in the order of execution.
-        methods: for each layer that may be replaced.
+        menus: for each layer that may be replaced the methods to choose from.
         reasons: why each other layer stays.
         given: the plan, if the user gave one.
     """
 
     layers: tuple[LayerInfo, ...]
-    methods: Mapping[str, Decomposition]
+    menus: Mapping[str, tuple[Decomposition, ...]]
     reasons: Mapping[str, str]
     given: tuple[LayerPlan, ...] | None = None
+
+    @property
+    def methods(self) -> Mapping[str, Decomposition]:
+        """For each layer that may be replaced the first of its methods, for rules that know no choice."""
+        return {name: methods[0] for name, methods in self.menus.items()}
 
     @property
     def observed(self) -> tuple[LayerInfo, ...]:
@@ -38,7 +43,7 @@ class Outline:
         return tuple(
             layer
             for layer in self.layers
-            if layer.name in self.methods and self.methods[layer.name].needs_data
+            if any(method.needs_data for method in self.menus.get(layer.name, ()))
         )
 
     def settled(self, layer: LayerInfo, options: Options) -> tuple[int, ...] | None:
@@ -51,7 +56,7 @@ class Outline:
         Returns:
             The ranks, or None if they are to be chosen.
         """
-        return options.layer_ranks.get(layer.name) or self.methods[layer.name].asked(layer)
+        return options.layer_ranks.get(layer.name) or self.menus[layer.name][0].asked(layer)
 
     def without(self, reasons: Mapping[str, str]) -> "Outline":
         """The same outline with some more layers that stay.
@@ -62,8 +67,8 @@ class Outline:
         Returns:
             The outline.
         """
-        methods = {name: method for name, method in self.methods.items() if name not in reasons}
-        return replace(self, methods=methods, reasons={**self.reasons, **reasons})
+        menus = {name: methods for name, methods in self.menus.items() if name not in reasons}
+        return replace(self, menus=menus, reasons={**self.reasons, **reasons})
 
     def counted(self, *, include_linear: bool) -> list[LayerInfo]:
         """Layers whose cost the speedup refers to.
@@ -77,7 +82,7 @@ class Outline:
         return [
             layer
             for layer in self.layers
-            if layer.kind == "conv2d" or include_linear or layer.name in self.methods
+            if layer.kind == "conv2d" or include_linear or layer.name in self.menus
         ]
 
 
@@ -99,17 +104,18 @@ def outline(layers: tuple[LayerInfo, ...], options: Options) -> Outline:
             if getattr(options, name):
                 raise OptionError(f"a plan settles everything; {name} can't be given beside it")
         return _from_plan(layers, Path(options.manual_plan))
-    methods, reasons = choose_methods(
+    menus, reasons = choose_menus(
         layers,
-        options.default_method(),
+        options.default_methods(),
         special=options.methods,
         skip=options.skip,
         only=options.only,
         include_linear=options.include_linear,
     )
-    found = Outline(layers, methods, reasons)
-    # flat energies: the ranks mean nothing, but whether the budget can be met doesn't depend on them
-    _choose(found, options, _flat(found))
+    found = Outline(layers, menus, reasons)
+    if options.ranks != KNAPSACK:
+        # flat energies: the ranks mean nothing, but whether the budget can be met doesn't depend on them
+        _choose(found, options, _flat(found))
     return found
 
 
@@ -156,7 +162,7 @@ def _choose(
     counted = found.counted(include_linear=options.include_linear)
     candidates = []
     for layer in found.layers:
-        if layer.name in found.methods:
+        if layer.name in found.menus:
             method = found.methods[layer.name]
             step = method.rank_step(layer, options.step(layer.out_channels))
             settled = found.settled(layer, options)
@@ -168,7 +174,7 @@ def _choose(
     return choose_ranks(
         candidates,
         total=sum(layer.macs for layer in counted),
-        fixed=sum(layer.macs for layer in counted if layer.name not in found.methods),
+        fixed=sum(layer.macs for layer in counted if layer.name not in found.menus),
         speedup=options.speedup,
         rule=options.ranks,  # type: ignore[arg-type]  # checked by Options
         given=options.layer_ranks,
@@ -201,8 +207,8 @@ def _from_plan(layers: tuple[LayerInfo, ...], path: Path) -> Outline:
         if name not in known:
             raise ModelError(f"{path}: the plan names layer {name}, which this network doesn't have")
         if plan.method != "none":
-            methods[name] = make(plan.method, plan.options)
-            check_ranks(methods[name], known[name], plan.ranks)
+            methods[name] = (make(plan.method, plan.options),)
+            check_ranks(methods[name][0], known[name], plan.ranks)
     if not methods:
         raise ModelError(f"{path}: the plan replaces no layer")
     stays = {layer.name: "not in the plan" for layer in layers if layer.name not in earlier}

@@ -8,15 +8,13 @@ for each layer, stopping at it.
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from cnncompress.image_source import ImageSource
 from cnncompress.memory_layout import layout_of
-
-Values = dict[fx.Node, Any]
+from cnncompress.stepwise import Steps, Values, copied, size_of
 
 
 class Prefix:
@@ -35,7 +33,7 @@ class Prefix:
         self._batch_size = batch_size
         self._memory = memory
         self._layout = layout_of(model)  # now: replacements don't tell
-        self._graph = _trace(model)
+        self._steps = Steps.of(model)
         self._start = 0
         self._kept: list[tuple[Sequence[int], Values]] | None = None
 
@@ -50,20 +48,17 @@ class Prefix:
         Yields:
             The positions of a batch's images in the list of all, and the layer's input.
         """
-        if self._graph is None:
+        if self._steps is None:
             yield from self._stopping_at(name)
             return
-        stop, node = next(
-            (i, n) for i, n in enumerate(self._graph) if n.op == "call_module" and n.target == name
-        )
-        argument = node.args[0]
-        assert isinstance(argument, fx.Node)
+        stop = self._steps.place_of(name)
+        assert stop is not None, f"{name} runs within another module"
         kept: list[tuple[Sequence[int], Values]] | None = None
         batches = -(-len(self._source) // self._batch_size)
         for place, (indices, values) in enumerate(self._states()):
             reached = self._advance(values, stop)
-            yield indices, reached[argument]
-            if place == 0 and _size(reached) * batches <= self._memory:
+            yield indices, self._steps.input_of(stop, reached)
+            if place == 0 and size_of(reached) * batches <= self._memory:
                 kept = []
             if kept is not None:
                 kept.append((indices, reached))
@@ -78,10 +73,10 @@ class Prefix:
             for indices, values in self._kept:
                 yield indices, dict(values)
             return
-        placeholder = self._graph[0] if self._graph else None
         for batch in self._source.batches(self._batch_size):
             images = self._ready(batch.images)
-            yield batch.indices.tolist(), {placeholder: images} if placeholder else {}
+            assert self._steps is not None
+            yield batch.indices.tolist(), self._steps.begun(images)
 
     def _ready(self, images: Tensor) -> Tensor:
         reference = next(self._model.parameters())
@@ -89,20 +84,11 @@ class Prefix:
 
     def _advance(self, values: Values, stop: int) -> Values:
         """Run the nodes from the kept place up to ``stop``; keep only what is used from there on."""
-        assert self._graph is not None
-        last_use = _last_uses(self._graph)
-        modules = dict(self._model.named_modules())
-        with torch.inference_mode():
-            if self._kept is not None:
-                # a function may write into its argument, and kept values are read again
-                values = {node: _copied(value) for node, value in values.items()}
-            for position in range(max(self._start, 1), stop):
-                node = self._graph[position]
-                values[node] = _call(node, values, modules, self._model)
-                for used in node.all_input_nodes:
-                    if last_use[used] <= position:
-                        values.pop(used, None)
-        return {node: value for node, value in values.items() if last_use.get(node, 0) >= stop}
+        assert self._steps is not None
+        if self._kept is not None:
+            # a function may write into its argument, and kept values are read again
+            values = copied(values)
+        return self._steps.advance(values, self._model, start=self._start, stop=stop)
 
     def _stopping_at(self, name: str) -> Iterator[tuple[Sequence[int], Tensor]]:
         """Run whole forward passes that end at the layer."""
@@ -124,45 +110,3 @@ class Prefix:
 
 class _Reached(Exception):  # noqa: N818  # not an error: it ends a forward pass early
     """The layer has been reached."""
-
-
-def _trace(model: nn.Module) -> list[fx.Node] | None:
-    """The network's nodes in order, or None if it can't be traced to a graph of one input."""
-    try:
-        nodes = list(fx.Tracer().trace(model).nodes)
-    except Exception:  # tracing runs the model's own code, which may raise anything
-        return None
-    inputs = [node for node in nodes if node.op == "placeholder"]
-    return nodes if len(inputs) == 1 and nodes[0] is inputs[0] else None
-
-
-def _last_uses(nodes: Sequence[fx.Node]) -> dict[fx.Node, int]:
-    place = {node: position for position, node in enumerate(nodes)}
-    return {node: max((place[user] for user in node.users), default=0) for node in nodes}
-
-
-def _call(node: fx.Node, values: Values, modules: dict[str, nn.Module], model: nn.Module) -> Any:
-    args = fx.node.map_arg(node.args, lambda used: values[used])
-    kwargs = fx.node.map_arg(node.kwargs, lambda used: values[used])
-    match node.op:
-        case "call_module":
-            return modules[str(node.target)](*args, **kwargs)
-        case "call_function":
-            return node.target(*args, **kwargs)  # type: ignore[operator]  # callable by the op's definition
-        case "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        case "get_attr":
-            value: Any = model
-            for part in str(node.target).split("."):
-                value = getattr(value, part)
-            return value
-        case _:
-            return args[0]
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
-
-
-def _size(values: Values) -> int:
-    return sum(v.numel() * v.element_size() for v in values.values() if isinstance(v, Tensor))

@@ -3,21 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cnncompress.effective_kernel import filter_arrays
-from cnncompress.figures import energy_curves, error_curves, mac_bars
+from cnncompress.figures import cost_bars, energy_curves, error_curves
 from cnncompress.filter_figures import color_clouds, filter_tiles
-from cnncompress.formats import (
-    MISSING,
-    format_bytes,
-    format_count,
-    format_number,
-    format_percent,
-    format_times,
-)
-from cnncompress.layer_timing import is_slower
+from cnncompress.page import page_templates
+from cnncompress.planner_figures import loss_bars, probe_scatter, time_scatter
+
+# a search for a drop tells of its trials alone where the rule tells nothing
+_PLANNER: Mapping[str, Any] = dict.fromkeys(
+    ("unit", "distortion", "setting", "asked", "budget", "spent", "fixed", "total", "loss", "bound", "gap"),
+) | {"rounds": [], "layers": [], "trials": []}
 
 
 def render_html(report: Mapping[str, Any]) -> str:
@@ -29,43 +26,28 @@ def render_html(report: Mapping[str, Any]) -> str:
     Returns:
         The page, UTF-8 text.
     """
-    environment = Environment(
-        loader=PackageLoader("cnncompress", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        times=format_times,
-        percent=format_percent,
-        plain=_plain,
-        count=format_count,
-        bytes=format_bytes,
-        number=format_number,
-    )
-    environment.tests["slower"] = is_slower
     layers = report.get("layers") or []
     filters = filter_arrays(report["filters"]) if report.get("filters") else None
-    return environment.get_template("report.html.jinja").render(
-        report=_with_defaults(report),
-        # matplotlib escapes the names it draws
-        energy_figure=Markup(energy_curves(report.get("energy") or {}, layers)),  # noqa: S704  # matplotlib escapes
-        error_figure=Markup(error_curves(layers)),  # noqa: S704  # matplotlib escapes
-        mac_figure=Markup(mac_bars(layers)),  # noqa: S704  # matplotlib escapes
-        cloud_figure=Markup(color_clouds(*filters) if filters else ""),  # noqa: S704  # matplotlib escapes
-        tile_figure=Markup(filter_tiles(*filters) if filters else ""),  # noqa: S704  # matplotlib escapes
+    planner = _PLANNER | report["planner"] if report.get("planner") else None
+    drawn = {
+        "energy_figure": energy_curves(report.get("energy") or {}, layers),
+        "error_figure": error_curves(layers),
+        "cost_figure": cost_bars(layers, planner),
+        "loss_figure": loss_bars(planner or {}),
+        "time_figure": time_scatter(planner or {}, layers, report.get("layer_timing")),
+        "probe_figure": probe_scatter(planner or {}),
+        "cloud_figure": color_clouds(*filters) if filters else "",
+        "tile_figure": filter_tiles(*filters) if filters else "",
+    }
+    return (
+        page_templates()
+        .get_template("report.html.jinja")
+        .render(
+            report=_with_defaults(report),
+            planner=planner,
+            **{name: Markup(figure) for name, figure in drawn.items()},  # noqa: S704  # matplotlib escapes
+        )
     )
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: MISSING}[value]
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) or MISSING
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value)) or MISSING
-    return str(value)
 
 
 def _with_defaults(report: Mapping[str, Any]) -> dict[str, Any]:

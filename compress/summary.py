@@ -43,6 +43,7 @@ def summarize(
     layer_times: Mapping[str, LayerTime] = {},
     filters: Mapping[str, Any] | None = None,
     finetuned: Finetuned | None = None,
+    planner: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather what report.json holds.
 
@@ -64,6 +65,7 @@ def summarize(
         layer_times: of the replacements that were timed, by the layer's name; all under one setting.
         filters: what `filters_of` returns for the first layer that was replaced, if it looks at colours.
         finetuned: what fine-tuning did, if anything.
+        planner: how the budget was spent, of rules that tell.
 
     Returns:
         JSON-able values.
@@ -86,9 +88,7 @@ def summarize(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "asked": {
             "speedup": asked,
-            "budget": "MACs of convolutions and linear layers"
-            if plan.options["include_linear"]
-            else "conv MACs",
+            "budget": _budget(plan.options),
         },
         "macs": _macs(layers, rows),
         "params": {"before": _params(original), "after": _params(compressed)},
@@ -100,6 +100,7 @@ def summarize(
         "latency": [measured.to_json() for measured in latency],
         "layer_timing": _setting(layer_times),
         "filters": dict(filters) if filters is not None else None,
+        "planner": dict(planner) if planner is not None else None,
         "finetune": finetuned.to_json() if finetuned is not None else None,
         "timing": dict(timing),
         "peak_rss_mb": peak_rss_mb(),
@@ -114,6 +115,12 @@ def summarize(
         "data_hash": calibration.hash,
         "notes": list(network.notes),
     }
+
+
+def _budget(options: Mapping[str, Any]) -> str:
+    if options.get("budget", "macs") != "macs":
+        return "latency" if options["budget"] == "latency" else "parameters"
+    return "MACs of convolutions and linear layers" if options["include_linear"] else "conv MACs"
 
 
 def _energy_curve(collector: Collector, name: str) -> list[list[float]]:

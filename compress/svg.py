@@ -1,6 +1,7 @@
 """Drawings as inline SVG whose colours the page's style sheet decides."""
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -85,3 +86,28 @@ def to_svg(figure: "Figure", title: str, *, dpi: float = 72) -> str:
     for color, css in _CSS.items():
         text = text.replace(color, css)
     return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+
+
+def shortened(name: str, length: int) -> str:
+    """The end of a name, which tells layers apart.
+
+    Args:
+        name: any.
+        length: most characters.
+
+    Returns:
+        The name itself where it fits.
+    """
+    return name if len(name) <= length else "…" + name[1 - length :]
+
+
+def drawable(value: float | None) -> float:
+    """A number that can be drawn.
+
+    Args:
+        value: None where nothing was measured.
+
+    Returns:
+        NaN for None, which leaves a gap.
+    """
+    return math.nan if value is None else float(value)

@@ -4,7 +4,7 @@ Multiply-accumulates mislead: a chain of small convolutions can need fewer of th
 depends on the shapes of the factors alone, so replacements are timed before anything is solved.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -14,6 +14,7 @@ from cnncompress.decompositions import make
 from cnncompress.errors import BudgetError, SlowerError
 from cnncompress.events import Note, Reporter
 from cnncompress.folding import copy_sharing_weights
+from cnncompress.inspect import LayerInfo
 from cnncompress.layer_timing import LayerTime, is_slower, time_replacements
 from cnncompress.layers import ChannelOrder
 from cnncompress.memory_layout import layout_of
@@ -57,12 +58,12 @@ def plan_worthwhile(
         return plans, {}
     times: dict[str, LayerTime] = {}
     while True:
-        times |= _timed(found, plans, original, pinned, report)
+        times |= time_plans(found.layers, plans, original, report, pinned=pinned)
         current = {plan.name: times[plan.name] for plan in plans if plan.method != "none"}
         slower = {name: time for name, time in current.items() if is_slower(time.speedup)}
         if not slower or options.allow_slower:
             return plans, current
-        reasons = {name: _reason(found, plans, name, time) for name, time in slower.items()}
+        reasons = {name: reason_of(plans, name, time) for name, time in slower.items()}
         if found.given is not None:
             for name, reason in reasons.items():
                 report(Note(f"{name} is replaced as the plan says, though slower: {reason}"))
@@ -87,25 +88,66 @@ def plan_worthwhile(
             ) from problem
 
 
-def _timed(
-    found: Outline, plans: list[LayerPlan], original: nn.Module, pinned: str | None, report: Reporter
+def time_plans(
+    described: Sequence[LayerInfo],
+    plans: Sequence[LayerPlan],
+    original: nn.Module,
+    report: Reporter,
+    *,
+    pinned: str | None = None,
 ) -> dict[str, LayerTime]:
-    """Times of all planned replacements, without those permutations that neighbours will absorb."""
-    layers = {layer.name: layer for layer in found.layers}
-    device = next(original.parameters()).device
-    untrained = copy_sharing_weights(original)
-    replaced = [plan for plan in plans if plan.method != "none"]
-    for plan in replaced:
-        chain = make(plan.method, plan.options).build(layers[plan.name], plan.ranks)
-        _disorder_(chain)
-        untrained.set_submodule(plan.name, chain.eval().to(device))
-    absorb_orders(untrained, pinned=pinned)
+    """Times of all planned replacements, without those permutations that neighbours will absorb.
+
+    Args:
+        described: the layers.
+        plans: what happens to each.
+        original: the network.
+        report: receives the progress.
+        pinned: submodule whose output keeps its channel order.
+
+    Returns:
+        For each layer that is replaced, by its name.
+    """
+    layers = {layer.name: layer for layer in described}
+    changed = untrained(described, plans, original, pinned=pinned)
     pairs = (
-        (layers[plan.name], original.get_submodule(plan.name), untrained.get_submodule(plan.name))
-        for plan in replaced
+        (layers[plan.name], original.get_submodule(plan.name), changed.get_submodule(plan.name))
+        for plan in plans
+        if plan.method != "none"
     )
+    device = next(original.parameters()).device
     timed = time_replacements(pairs, device=device, layout=layout_of(original), report=report)
     return {time.name: time for time in timed}
+
+
+def untrained(
+    described: Sequence[LayerInfo],
+    plans: Sequence[LayerPlan],
+    original: nn.Module,
+    *,
+    pinned: str | None = None,
+) -> nn.Module:
+    """The planned network before anything is solved; its speed is already that of the solved one.
+
+    Args:
+        described: the layers.
+        plans: what happens to each.
+        original: the network; left as it was.
+        pinned: submodule whose output keeps its channel order.
+
+    Returns:
+        A network that shares the weights of the layers that stay.
+    """
+    layers = {layer.name: layer for layer in described}
+    device = next(original.parameters()).device
+    changed = copy_sharing_weights(original)
+    for plan in plans:
+        if plan.method != "none":
+            chain = make(plan.method, plan.options).build(layers[plan.name], plan.ranks)
+            _disorder_(chain)
+            changed.set_submodule(plan.name, chain.eval().to(device))
+    absorb_orders(changed, pinned=pinned)
+    return changed
 
 
 def _disorder_(chain: nn.Module) -> None:
@@ -116,7 +158,17 @@ def _disorder_(chain: nn.Module) -> None:
             module.order.copy_(torch.randperm(len(module.order), generator=drawn))
 
 
-def _reason(found: Outline, plans: list[LayerPlan], name: str, time: LayerTime) -> str:
+def reason_of(plans: Sequence[LayerPlan], name: str, time: LayerTime) -> str:
+    """Why a replacement is refused.
+
+    Args:
+        plans: with the replacement.
+        name: of the layer.
+        time: of both.
+
+    Returns:
+        One line with both times.
+    """
     plan = next(plan for plan in plans if plan.name == name)
     ranks = ", ".join(map(str, plan.ranks))
     return (

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 
 class UnreachableBudgetError(ValueError):
-    """No admissible ranks fit the budget.
+    """Nothing admissible fits the budget.
 
     Attributes:
-        budget: MACs that were allowed.
-        least: MACs of the cheapest admissible ranks.
+        budget: what was allowed, in any unit, for example multiply-accumulates (MACs).
+        least: what the cheapest admissible choice costs, in the same unit.
     """
 
-    def __init__(self, budget: int, least: int) -> None:
+    def __init__(self, budget: float, least: float) -> None:
         super().__init__(
-            f"no ranks fit a budget of {budget} MACs; the least these layers can cost is {least}"
+            f"nothing fits a budget of {_plain(budget)}; the least these layers can cost is {_plain(least)}"
         )
         self.budget = budget
         self.least = least
@@ -33,13 +33,17 @@ class UnreachableBudgetError(ValueError):
         """The speedup that the cheapest ranks would give.
 
         Args:
-            total: MACs of the whole original network.
-            fixed: MACs of the layers that stay as they are.
+            total: cost of the whole original network.
+            fixed: cost of the layers that stay as they are.
 
         Returns:
             Original over smallest reachable cost.
         """
         return total / (fixed + self.least)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.0f}" if value == round(value, 0) else f"{value:.9g}"
 
 
 class SplitRanks(NamedTuple):

@@ -14,7 +14,7 @@ from cnncompress import output
 from cnncompress.errors import OutputError
 from cnncompress.events import Event, Note, StageDone
 from cnncompress.export import ExportError
-from cnncompress.figures import energy_curves, error_curves, mac_bars
+from cnncompress.figures import cost_bars, energy_curves, error_curves
 from cnncompress.formats import format_bytes, format_count, format_number, format_percent, format_times
 from cnncompress.network import Network, Preprocess
 from cnncompress.output import strict_json, write_results
@@ -146,6 +146,7 @@ def test_page_is_well_formed_and_self_contained(report: dict[str, Any]) -> None:
     assert "url(http" not in page.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_measured_speed_of_layers_is_shown_with_its_setting(report: dict[str, Any]) -> None:
     assert "Speed is the time" not in Page(render_html(report)).text
     report["layers"][1] |= {"ms_before": 3.0, "ms_after": 4.0, "layer_speedup": 0.75}
@@ -172,12 +173,14 @@ def test_filters_have_a_section_with_both_pictures(report: dict[str, Any]) -> No
     assert page.open == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_headline_says_what_was_asked_and_what_came(report: dict[str, Any]) -> None:
     text = Page(render_html(report)).text
     for part in ("4x", "4.02x", "84.3 % → 83.8 %", "0.5 points", "2.77x", "14.0 MB", "-0.6 to 1.5"):
         assert part in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_layer_has_its_line_and_its_reason(report: dict[str, Any]) -> None:
     text = Page(render_html(report)).text
     assert text.count("asymmetric nonlinear was best") == 2
@@ -209,6 +212,20 @@ def test_page_works_in_the_dark_and_on_paper(report: dict[str, Any]) -> None:
         assert html.count(f"{name}:") >= 2 or name == "--faint"
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without figures: drawing is slow, and beside the point of most tests."""
+    for figure in (
+        "energy_curves",
+        "error_curves",
+        "cost_bars",
+        "loss_bars",
+        "time_scatter",
+        "probe_scatter",
+    ):
+        monkeypatch.setattr(f"cnncompress.report.{figure}", lambda *args: "")
+
+
 @pytest.mark.parametrize(
     "missing",
     [
@@ -224,11 +241,10 @@ def test_page_works_in_the_dark_and_on_paper(report: dict[str, Any]) -> None:
     ],
 )
 def test_parts_that_were_not_measured_are_left_out(
-    report: dict[str, Any], missing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    report: dict[str, Any], missing: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
-    if missing.keys().isdisjoint({"layers", "energy"}):  # drawing is slow, and it is the same
-        for figure in ("energy_curves", "error_curves", "mac_bars"):
-            monkeypatch.setattr(f"cnncompress.report.{figure}", lambda *args: "")
+    if missing.keys().isdisjoint({"layers", "energy"}):
+        request.getfixturevalue("undrawn")
     page = Page(render_html(report | missing))
     assert page.open == []
     assert page.text.replace("session.run(None", "").count("None") == 0
@@ -236,6 +252,96 @@ def test_parts_that_were_not_measured_are_left_out(
     assert Page(render_html(bare)).open == []
 
 
+def planned(**values: Any) -> dict[str, Any]:
+    line = {"name": "conv2", "method": "gsvd3d", "ranks": [8, 16], "loss": 0.03, "macs": 1_000_000, "ms": 1.2}
+    line |= {"macs_before": 4_000_000, "ms_before": 4.4, "weight": 1.3, "considered": 9, "alternatives": []}
+    probe = {"method": "gsvd", "ranks": [32], "predicted": 0.01, "real": 0.013}
+    setting = {"runtime": "onnxruntime", "threads": 1, "batch": 1, "device": "cpu"}
+    rounds = [
+        {"aimed": 4.0, "predicted_ms": 40.1, "measured_ms": 43.5, "measured_speedup": 3.68},
+        {"aimed": 4.0, "predicted_ms": 40.2, "measured_ms": 40.4, "measured_speedup": 3.96},
+    ]
+    planner = {"rule": "knapsack", "unit": "ms", "distortion": "loss", "setting": setting, "asked": 4.0}
+    planner |= {"budget": 41.2, "spent": 41.1, "fixed": 3.4, "total": 160.0, "loss": 0.031, "bound": 0.0309}
+    planner |= {"gap": 0.003, "price": 0.0012, "least_cost": 20.0, "rounds": rounds, "trials": []}
+    return planner | {"layers": [line | {"probe": probe, "measured_ms": 1.3}]} | values
+
+
+def test_the_budget_is_told_in_plain_words(report: dict[str, Any]) -> None:
+    assert "How the budget was spent" not in render_html(report)
+    page = Page(render_html(report | {"planner": planned()}))
+    text = " ".join(page.text.split())
+    assert "How the budget was spent" in text
+    for part in ("160.00 ms, 41.20 ms may remain (onnxruntime, 1 thread, batch 1)", "spends 41.10 ms"):
+        assert part in text
+    assert "predicted 40.10 ms, measured 43.50 ms (3.68x)" in text
+    assert "predicted 40.20 ms, measured 40.40 ms (3.96x)" in text
+    assert "at most 0.3 % better" in text
+    assert page.open == []
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_budget_of_macs_speaks_of_macs_and_an_optimum_says_so(report: dict[str, Any]) -> None:
+    planner = planned(
+        unit="MACs", setting=None, budget=2e6, spent=1.9e6, total=8e6, fixed=0, rounds=[], gap=0.0
+    )
+    text = " ".join(Page(render_html(report | {"planner": planner})).text.split())
+    assert "8.00 M MACs, 2.00 M MACs may remain. The plan spends 1.90 M MACs" in text
+    assert "No other plan from the same candidates loses less" in text
+    assert "network was timed" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_trials_of_a_drop_stand_alone_where_the_rule_tells_nothing(report: dict[str, Any]) -> None:
+    tried = {"speedup": 3.0, "drop": 0.4, "images": 656, "within": True}
+    failed = {"speedup": 9.0, "drop": None, "images": 0, "within": False, "problem": "can't <b>"}
+    page = Page(render_html(report | {"planner": {"trials": [tried, failed]}}))
+    assert "within the drop" in page.text
+    assert "can't <b>" in page.text
+    assert "was asked" not in page.text
+    assert page.open == []
+
+
+def test_what_the_planner_says_is_escaped(report: dict[str, Any]) -> None:
+    evil = "<script>alert(1)</script>"
+    planner = planned(distortion=evil, setting={"runtime": evil, "threads": 1, "batch": 1, "device": evil})
+    planner["layers"][0] |= {"name": evil, "method": evil}
+    planner["layers"][0]["probe"]["method"] = evil
+    assert "<script" not in render_html(report | {"planner": planner})
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_budget_of_time_is_delivered_in_time(report: dict[str, Any]) -> None:
+    report["asked"]["budget"] = "latency"
+    text = " ".join(Page(render_html(report)).text.split())
+    assert "2.77x as fast in torch" in text
+    assert "183.2 → 66.1 ms, torch, 1 thread, batch 1" in text
+    assert "fewer convolution MACs" not in text
+
+
+def test_times_stand_beside_macs_where_they_are_known(report: dict[str, Any]) -> None:
+    assert "million MACs" in cost_bars(report["layers"])
+    assert "milliseconds" not in cost_bars(report["layers"])
+    report["layers"][1] |= {"ms_before": 3.0, "ms_after": 1.0}
+    assert "milliseconds" in cost_bars(report["layers"])
+
+
+def test_a_budgets_times_are_not_mixed_with_those_of_another_runtime(report: dict[str, Any]) -> None:
+    plain = cost_bars(report["layers"], planned())
+    report["layers"][2] |= {"ms_before": 300.0, "ms_after": 100.0}
+    assert cost_bars(report["layers"], planned()) == plain
+
+
+def test_a_timed_layers_speed_replaces_its_prediction(report: dict[str, Any]) -> None:
+    drawn = cost_bars(report["layers"], planned())
+    late, unknown = planned(), planned()
+    late["layers"][0] |= {"measured_ms": 4.0}
+    unknown["layers"][0] |= {"measured_ms": None, "ms": 1.3}
+    assert cost_bars(report["layers"], late) != drawn
+    assert cost_bars(report["layers"], unknown) == drawn
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_unknown_agreement_and_feature_error_leave_no_line(report: dict[str, Any]) -> None:
     report["fidelity"] |= {"top1_agreement": None, "feature_relative_error": None}
     text = Page(render_html(report)).text
@@ -244,7 +350,7 @@ def test_unknown_agreement_and_feature_error_leave_no_line(report: dict[str, Any
 
 
 def test_figures_are_the_same_each_time(report: dict[str, Any]) -> None:
-    for draw in (error_curves, mac_bars):
+    for draw in (error_curves, cost_bars):
         assert draw(report["layers"]) == draw(report["layers"])
     first, again = (energy_curves(report["energy"], report["layers"]) for _ in range(2))
     assert first == again
@@ -260,7 +366,7 @@ def test_chosen_rank_is_the_one_the_energy_belongs_to(report: dict[str, Any]) ->
 def test_figures_without_data_are_empty() -> None:
     assert energy_curves({}, []) == ""
     assert error_curves([layer("a", errors={}, error_heldout=None)]) == ""
-    assert mac_bars([]) == ""
+    assert cost_bars([]) == ""
 
 
 def test_collapsed_layers_do_not_squeeze_the_curves(report: dict[str, Any]) -> None:

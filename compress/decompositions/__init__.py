@@ -9,6 +9,8 @@ from cnncompress.decompositions.folded import SVDIn, SVDOut
 from cnncompress.decompositions.groups import Groups
 from cnncompress.decompositions.monochromatic import Monochromatic
 from cnncompress.decompositions.outer import BiclusteringOuter, Outer
+from cnncompress.decompositions.projected import GSpatial, GSVDIn
+from cnncompress.decompositions.projected_tucker import GTucker
 from cnncompress.decompositions.registry import (
     available,
     check_ranks,
@@ -37,6 +39,9 @@ __all__ = [
     "BiclusteringSVD",
     "Decomposition",
     "Factors",
+    "GSVDIn",
+    "GSpatial",
+    "GTucker",
     "Groups",
     "Monochromatic",
     "Outer",

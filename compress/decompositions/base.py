@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cnncompress.decompositions.chains import Step, build_chain, chain_macs, chain_params
+from cnncompress.decompositions.projections import Projection
 from cnncompress.inspect import LayerInfo
 from cnncompress.responses import Responses, Statistics
 from cnncompress.sampling import Blocks
@@ -64,6 +65,8 @@ class Decomposition(Protocol):
         rank_names: what its ranks are called.
         principal: whether its last rank counts principal components of the response.
         convolves: whether the replacement amounts to one convolution with the layer's own kernel.
+        projection: what its first factor reads, of methods that solve all behind it on responses; else None.
+        truncates: whether such a method's last rank limits the map from the projection to the responses.
     """
 
     name: ClassVar[str]
@@ -72,6 +75,8 @@ class Decomposition(Protocol):
     rank_names: ClassVar[tuple[str, ...]] = ("rank",)
     principal: ClassVar[bool] = False
     convolves: ClassVar[bool] = True
+    projection: ClassVar[Projection | None] = None
+    truncates: ClassVar[bool] = False
 
     @property
     def needs(self) -> frozenset[Need]:

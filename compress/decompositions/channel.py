@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from cnncompress.decompositions.base import Decomposition, Factors, Need, Ranks
 from cnncompress.decompositions.chains import Link, Step, unsupported
+from cnncompress.decompositions.projections import Projection
 from cnncompress.decompositions.registry import register
 from cnncompress.decompositions.solutions import Regressors, best_map
 from cnncompress.inspect import LayerInfo
@@ -98,6 +99,8 @@ class GSVD(ChannelSplit):
     nonlinear: bool = True
     judge: bool = True
     name: ClassVar[str] = "gsvd"
+    projection: ClassVar[Projection | None] = "none"
+    truncates: ClassVar[bool] = True
 
     @property
     @override

@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from cnncompress.decompositions.base import Decomposition, Factors, Need, Ranks, cumulative_share
 from cnncompress.decompositions.chains import Link, Step, unsupported
+from cnncompress.decompositions.projections import Projection, projection_split, regressors_behind
 from cnncompress.decompositions.registry import register
-from cnncompress.decompositions.solutions import Regressors, best_map
+from cnncompress.decompositions.solutions import best_map
 from cnncompress.decompositions.spatial import Spatial
 from cnncompress.errors import OptionError
 from cnncompress.inspect import LayerInfo
@@ -57,6 +58,8 @@ class GSVD3D(Decomposition):
     fallback: ClassVar[str | None] = "gsvd"
     rank_names: ClassVar[tuple[str, ...]] = ("spatial", "channel")
     principal: ClassVar[bool] = True
+    projection: ClassVar[Projection | None] = "vertical"
+    truncates: ClassVar[bool] = True
 
     @property
     @override
@@ -105,19 +108,12 @@ class GSVD3D(Decomposition):
         assert responses is not None
         xp = array_namespace(weight)
         spatial, channel = ranks
-        outputs, inputs, height, width = weight.shape
-        moment = None
-        if self.horizontal == "refit":
-            moment = _column_moment(responses.fit.patches, inputs, height, width)
-        vertical, horizontal = spatial_split(weight, rank=spatial, column_moment=moment)
-        lift = xp.reshape(horizontal, (outputs, -1))
-        features = Regressors(
-            _columns(vertical, responses.fit.patches, width),
-            _columns(vertical, responses.held_out.patches, width),
-            lift,
-            bias,
-        )
         free = self.horizontal == "refit"
+        if free:
+            vertical, horizontal = projection_split("vertical", weight, responses.fit.patches, spatial)
+        else:
+            vertical, horizontal = spatial_split(weight, rank=spatial)
+        features = regressors_behind("vertical", vertical, horizontal, bias, responses)
         solution = best_map(
             responses,
             features if free else features.responses(),
@@ -130,24 +126,7 @@ class GSVD3D(Decomposition):
         kept = mapping.right.shape[0]
         weights = (
             vertical,
-            xp.reshape(mapping.right, (kept, -1, 1, width)),
-            xp.reshape(mapping.left, (outputs, kept, 1, 1)),
+            xp.reshape(mapping.right, (kept, -1, 1, layer.kernel_size[1])),
+            xp.reshape(mapping.left, (layer.out_channels, kept, 1, 1)),
         )
         return Factors(weights, mapping.bias, solution.errors, solution.chosen)
-
-
-def _columns(vertical: Array, patches: Array, width: int) -> Array:
-    """Outputs of the vertical filters at the kernel's columns, shape (rank * width, samples)."""
-    xp = array_namespace(patches)
-    rank, inputs, height, _ = vertical.shape
-    samples = patches.shape[1]
-    by_column = xp.reshape(patches, (inputs * height, width * samples))
-    filtered = xp.reshape(vertical, (rank, inputs * height)) @ by_column
-    return xp.reshape(filtered, (rank * width, samples))
-
-
-def _column_moment(patches: Array, inputs: int, height: int, width: int) -> Array:
-    """Second moment of the columns that the vertical filters read, (inputs * height) squared."""
-    xp = array_namespace(patches)
-    by_column = xp.reshape(patches, (inputs * height, width * patches.shape[1]))
-    return (by_column @ by_column.T) / by_column.shape[1]

@@ -8,6 +8,49 @@ from cnncompress.errors import ModelError, OptionError
 from cnncompress.inspect import LayerInfo
 
 
+def choose_menus(
+    layers: Sequence[LayerInfo],
+    methods: Sequence[Decomposition],
+    *,
+    special: Mapping[str, Decomposition] | None = None,
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
+    include_linear: bool = False,
+) -> tuple[dict[str, tuple[Decomposition, ...]], dict[str, str]]:
+    """Which methods each layer may choose from, and why the other layers stay.
+
+    Args:
+        layers: of the network, in the order of execution.
+        methods: to choose from, the preferred one first; none leaves all layers that have no special method.
+        special: see `choose_methods`.
+        skip: see `choose_methods`.
+        only: see `choose_methods`.
+        include_linear: see `choose_methods`.
+
+    Returns:
+        One or more methods for each candidate, and a reason for every other layer.
+    """
+    menus: dict[str, list[Decomposition]] = {}
+    reasons: dict[str, str] = {}
+    problems: list[ModelError] = []
+    for method in methods or (None,):
+        try:
+            chosen, others = choose_methods(
+                layers, method, special=special, skip=skip, only=only, include_linear=include_linear
+            )
+        except ModelError as problem:
+            problems.append(problem)  # another one may fit
+            continue
+        reasons = {**others, **reasons}
+        for name, fitting in chosen.items():
+            if fitting not in menus.setdefault(name, []):
+                menus[name].append(fitting)
+    if not menus:
+        raise problems[0]
+    found = {layer.name: tuple(menus[layer.name]) for layer in layers if layer.name in menus}
+    return found, {name: reason for name, reason in reasons.items() if name not in found}
+
+
 def choose_methods(
     layers: Sequence[LayerInfo],
     method: Decomposition | None,

@@ -1,0 +1,1 @@
+"""What a layer's error costs the whole network."""

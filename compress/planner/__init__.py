@@ -1,0 +1,1 @@
+"""The planner: candidates, what they lose and what they cost in, a plan within the budget out."""

@@ -1,0 +1,194 @@
+"""From the calibration to menus: the losses of all candidates, in a unit that adds up over the layers."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from cnncompress.calibration import Calibration
+from cnncompress.candidates import enumerate_candidates
+from cnncompress.distortion.output_gradients import gradient_moments
+from cnncompress.distortion.probes import probe_losses
+from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted
+from cnncompress.gather import held_out_images
+from cnncompress.image_source import ImageSource
+from cnncompress.inspect import LayerInfo
+from cnncompress.options import Options
+from cnncompress.planner.losses import Evidence, candidate_losses, fitted
+from cnncompress.planner.menus import Entry, LayerMenu, Probe
+from cnncompress.planning import Outline
+from cnncompress.solvers import Array
+from cnncompress.solvers.moments import Moments
+
+PROBE_IMAGES = 24
+GRADIENT_IMAGES = 64
+
+FLAT_SHARE = 0.1
+"""Share of the loss metric that counts all channels alike: the gradients of some images don't tell all."""
+
+LIMITS = (0.05, 20.0)
+"""Of the factor by which a probe changes a layer's losses."""
+
+
+class Judge:
+    """Compares what may replace the layers of one network; everything here is independent of the speedup.
+
+    Args:
+        found: the outline.
+        original: the network, BatchNorm folded.
+        weights: and biases of the layers that may be replaced.
+        known: of the calibration, patches included.
+        source: the calibration images.
+        options: of the run.
+        report: receives the progress.
+    """
+
+    def __init__(
+        self,
+        found: Outline,
+        original: nn.Module,
+        weights: Mapping[str, tuple[Array, Array]],
+        known: Calibration,
+        source: ImageSource,
+        options: Options,
+        report: Reporter,
+    ) -> None:
+        self._found, self._original, self._weights = found, original, weights
+        self._known, self._source, self._options, self._report = known, source, options, report
+        self._judges = held_out_images(known.collector.indices, share=options.holdout, seed=options.seed)
+
+    def menus(self, speedup: float) -> list[LayerMenu]:
+        """The menus of all layers that may be replaced.
+
+        Args:
+            speedup: near which probes are made.
+
+        Returns:
+            In the order of execution.
+        """
+        layers = [layer for layer in self._found.layers if layer.name in self._found.menus]
+        metrics = self._metrics(layers)
+        stage, begun = "judge", time.perf_counter()
+        self._report(StageStarted(stage, len(layers), "layers"))
+        menus = []
+        for layer in layers:
+            menus.append(self._menu(layer, metrics.get(layer.name)))
+            self._report(StageAdvanced(stage))
+        self._report(StageDone(stage, time.perf_counter() - begun))
+        if self._options.probes and self._options.distortion != "energy":
+            menus = self._probed(menus, metrics, speedup)
+        if self._options.distortion == "energy":
+            menus = [_as_energy(menu) for menu in menus]
+        return menus
+
+    def _metrics(self, layers: Sequence[LayerInfo]) -> Mapping[str, NDArray[np.float64]]:
+        if self._options.distortion != "loss":
+            return {}
+        return gradient_moments(
+            self._original,
+            layers,
+            self._source,
+            images=GRADIENT_IMAGES,
+            seed=self._options.seed,
+            report=self._report,
+        )
+
+    def _evidence(self, layer: LayerInfo, metric: NDArray[np.float64] | None) -> Evidence:
+        assert self._known.patches is not None
+        statistics = self._known.statistics(layer.name)
+        assert statistics is not None
+        fit, held_out = self._known.patches.of(layer.name, self._judges)
+        weight, bias = self._weights[layer.name]
+        return Evidence(
+            layer=layer,
+            weight=weight,
+            bias=bias,
+            fit=fit,
+            held_out=held_out,
+            statistics=statistics,
+            metric=_relative(statistics.outputs) if metric is None else _mixed(metric),
+        )
+
+    def _menu(self, layer: LayerInfo, metric: NDArray[np.float64] | None) -> LayerMenu:
+        methods = self._found.menus[layer.name]
+        settled = self._found.settled(layer, self._options)
+        if settled is not None:
+            return LayerMenu(layer, (Entry.of(layer, methods[0], settled, 0.0),), settled=True)
+        candidates = enumerate_candidates(layer, methods, self._options.step(layer.out_channels))
+        losses = candidate_losses(self._evidence(layer, metric), candidates) if candidates else ()
+        replaced = (
+            Entry.of(layer, method, ranks, float(loss))
+            for (method, ranks), loss in zip(candidates, losses, strict=True)
+        )
+        return LayerMenu(layer, (Entry.staying(layer), *replaced))
+
+    def _probed(
+        self, menus: Sequence[LayerMenu], metrics: Mapping[str, NDArray[np.float64]], speedup: float
+    ) -> list[LayerMenu]:
+        chosen = {menu.layer.name: entry for menu in menus if (entry := _typical(menu, speedup)) is not None}
+
+        def replacements() -> Iterator[tuple[str, nn.Module]]:
+            for menu in menus:
+                name = menu.layer.name
+                if name in chosen:
+                    entry = chosen[name]
+                    assert entry.method is not None
+                    evidence = self._evidence(menu.layer, metrics.get(name))
+                    yield name, fitted(evidence, entry.method, entry.ranks, menu.layer)
+
+        real = probe_losses(
+            self._original,
+            replacements(),
+            self._source,
+            only=sorted(self._judges)[:PROBE_IMAGES],
+            report=self._report,
+        )
+        scale = 1.0
+        if (
+            self._options.distortion == "response"
+        ):  # relative errors of responses have no unit of the output's
+            ratios = [real[name] / entry.loss for name, entry in chosen.items() if entry.loss > 0]
+            scale = float(np.median(ratios)) if ratios else 1.0
+        probed = []
+        for menu in menus:
+            entry = chosen.get(menu.layer.name)
+            if entry is None:
+                probed.append(menu)
+                continue
+            probe = Probe(entry.label, entry.ranks, entry.loss * scale, real[menu.layer.name])
+            scaled = replace(menu, entries=tuple(replace(one, loss=one.loss * scale) for one in menu.entries))
+            probed.append(scaled.calibrated(probe, LIMITS))
+        return probed
+
+
+def _typical(menu: LayerMenu, speedup: float) -> Entry | None:
+    """The replacement with the least loss at about the cost that the speedup leaves the layer."""
+    replaced = [entry for entry in menu.entries if entry.method is not None]
+    if menu.settled or not replaced:
+        return None
+    within = [entry for entry in replaced if entry.macs * speedup <= menu.layer.macs]
+    return min(within or [min(replaced, key=lambda entry: entry.macs)], key=lambda entry: entry.loss)
+
+
+def _as_energy(menu: LayerMenu) -> LayerMenu:
+    """Relative errors as the logarithms of a product of energies."""
+    entries = tuple(
+        replace(entry, loss=float(-np.log(np.clip(1 - entry.loss, 1e-12, 1.0)))) for entry in menu.entries
+    )
+    return replace(menu, entries=entries)
+
+
+def _mixed(metric: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The metric with a little of every channel."""
+    count = len(metric)
+    return (1 - FLAT_SHARE) * metric + FLAT_SHARE * float(np.trace(metric)) / count * np.eye(count)
+
+
+def _relative(outputs: Moments) -> NDArray[np.float64]:
+    """Errors as a share of the responses' variance."""
+    energy = float(np.maximum(outputs.spectrum[0], 0).sum())
+    count = len(outputs.mean)
+    return np.eye(count) / energy if energy > 0 else np.eye(count)

@@ -1,0 +1,172 @@
+"""What each candidate of a layer would lose, from a few samples of the original network.
+
+For splits that project a layer's patches and then regress its responses on them, one decomposition tells the
+held-out errors of all pairs of ranks. Any other method is fitted for real and run on the held-out patches.
+Either way the error is that of a linear fit on undisturbed inputs, before the activation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cnncompress.decompositions import Decomposition, Ranks, knows_option, make, options_of
+from cnncompress.decompositions.projections import projected, projection_split
+from cnncompress.decompositions.solutions import RIDGE
+from cnncompress.errors import OptionError
+from cnncompress.factorize import load_
+from cnncompress.inspect import LayerInfo
+from cnncompress.responses import Responses, Samples, Statistics
+from cnncompress.solvers.joint_moments import JointMoments
+from cnncompress.solvers.nested_regression import NestedRegression, least_errors, projection_errors
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """What the candidates of one layer are judged by.
+
+    Attributes:
+        layer: the layer.
+        weight: shape (out_channels, in_channels, kernel height, kernel width).
+        bias: shape (out_channels,).
+        fit: samples of the original network that are fitted.
+        held_out: samples of other images, which judge.
+        statistics: of the layer's responses.
+        metric: of its response's errors, symmetric, shape (out_channels, out_channels).
+    """
+
+    layer: LayerInfo
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    fit: Samples
+    held_out: Samples
+    statistics: Statistics
+    metric: NDArray[np.float64]
+
+
+def candidate_losses(
+    evidence: Evidence, candidates: Sequence[tuple[Decomposition, Ranks]]
+) -> NDArray[np.float64]:
+    """The loss of every candidate in the metric.
+
+    Args:
+        evidence: of the layer.
+        candidates: methods with ranks.
+
+    Returns:
+        Mean squared errors on held-out samples, shape (candidates,).
+    """
+    losses = np.empty(len(candidates))
+    by_method: dict[Decomposition, list[int]] = {}
+    for place, (method, _) in enumerate(candidates):
+        by_method.setdefault(method, []).append(place)
+    for method, places in by_method.items():
+        settings = [candidates[place][1] for place in places]
+        if method.projection == "none":
+            losses[places] = _of_projections(evidence, [rank for (rank,) in settings])
+        elif method.projection is not None:
+            losses[places] = _of_regressions(evidence, method, settings)
+        else:
+            losses[places] = [_of_fit(evidence, method, ranks) for ranks in settings]
+    return losses
+
+
+def _of_projections(evidence: Evidence, ranks: Sequence[int]) -> list[float]:
+    errors = projection_errors(evidence.fit.target, evidence.held_out.target, metric=evidence.metric)
+    return least_errors(ranks, errors)
+
+
+def _of_regressions(evidence: Evidence, method: Decomposition, settings: Sequence[Ranks]) -> list[float]:
+    assert method.projection is not None
+    most, size = max(ranks[0] for ranks in settings), evidence.layer.kernel_size
+    filters, rest = projection_split(method.projection, evidence.weight, evidence.fit.patches, most)
+    prior = rest.reshape(len(rest), -1)
+    fit, held_out = (
+        (projected(method.projection, filters, samples.patches, size), samples.target)
+        for samples in (evidence.fit, evidence.held_out)
+    )
+    nested = NestedRegression.on(fit, held_out, metric=evidence.metric, ridge=RIDGE)
+    per_filter = prior.shape[1] // len(filters)
+    found: dict[Ranks, float] = {}
+    for kept in sorted({ranks[0] for ranks in settings}):
+        leading = prior[:, : kept * per_filter]
+        mine = [ranks for ranks in settings if ranks[0] == kept]
+        if method.truncates:
+            errors = least_errors([ranks[1] for ranks in mine], nested.errors(leading))
+            found |= dict(zip(mine, errors, strict=True))
+        else:
+            found |= {ranks: nested.error(leading) for ranks in mine}
+    return [found[ranks] for ranks in settings]
+
+
+def linear(method: Decomposition) -> Decomposition:
+    """A method that settles for the linear solution: quick, and enough to compare by.
+
+    Args:
+        method: any.
+
+    Returns:
+        The same one without its nonlinear alternation, if it has one.
+    """
+    if not knows_option(method.name, "nonlinear"):
+        return method
+    return make(method.name, {**options_of(method), "nonlinear": False})
+
+
+def fitted(evidence: Evidence, method: Decomposition, ranks: Ranks, layer: LayerInfo) -> nn.Sequential:
+    """A candidate solved on the original network's samples.
+
+    Args:
+        evidence: of the layer.
+        method: replaces it.
+        ranks: of the replacement.
+        layer: the geometry that the replacement is built for.
+
+    Returns:
+        The replacement with its weights.
+    """
+    moments = None
+    if "moments" in method.needs:
+        patches, target = (torch.from_numpy(part) for part in (evidence.fit.patches, evidence.fit.target))
+        moments = JointMoments.of(patches, target).map(lambda tensor: tensor.numpy())
+    responses = Responses(
+        evidence.statistics, evidence.fit, evidence.held_out, evidence.layer.activation, moments
+    )
+    factors = linear(method).fit(
+        evidence.layer, evidence.weight, evidence.bias, responses if method.needs_data else None, ranks
+    )
+    replacement = method.build(layer, ranks)
+    load_(replacement, factors, like=torch.zeros((), dtype=torch.float32))
+    return replacement.eval()
+
+
+def _of_fit(evidence: Evidence, method: Decomposition, ranks: Ranks) -> float:
+    layer = evidence.layer
+    if method.margin(layer, ranks) or method.blocks.side > 1:
+        raise OptionError(
+            f"{method.name} looks beyond single patches and can't be one of several methods to choose from; "
+            "ask for it alone, or for single layers"
+        )
+    if layer.kind == "linear":
+        alone = layer
+        shape: tuple[int, ...] = (-1, layer.in_channels)
+    else:
+        # padding, stride and dilation are in the patches already
+        alone = replace(
+            layer,
+            stride=(1, 1),
+            padding=(0, 0),
+            dilation=(1, 1),
+            padding_mode="zeros",
+            input_size=layer.kernel_size,
+            output_size=(1, 1),
+        )
+        shape = (-1, layer.in_channels, *layer.kernel_size)
+    with torch.inference_mode():
+        patches = torch.from_numpy(np.ascontiguousarray(evidence.held_out.patches.T)).reshape(shape)
+        predicted = fitted(evidence, method, ranks, alone)(patches).flatten(1).double().numpy()
+    difference = evidence.held_out.target.T - predicted
+    return float(((difference.T @ difference) * evidence.metric).sum() / len(difference))

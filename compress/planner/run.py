@@ -1,0 +1,320 @@
+"""A plan for one speedup: within multiply-accumulates, or within measured time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from cnncompress.errors import BudgetError, SlowerError
+from cnncompress.events import Note, Reporter
+from cnncompress.inspect import LayerInfo
+from cnncompress.latency import LatencyTable, Request, Setting, latency_table
+from cnncompress.layer_timing import LayerTime, is_slower
+from cnncompress.measure import Latency, latency
+from cnncompress.memory_layout import layout_of
+from cnncompress.options import Options
+from cnncompress.plan import LayerPlan
+from cnncompress.planner.menus import Entry, LayerMenu
+from cnncompress.planner.selection import Budget, Chosen, spend
+from cnncompress.planning import Outline
+from cnncompress.worthwhile import reason_of, time_plans, untrained
+
+ROUNDS = 3
+"""How often the whole network is measured at most before the best plan so far is taken."""
+
+SHORT, BEYOND = 0.985, 1.04
+"""Measured over asked speedup: outside of these the table is rescaled and the plan made again."""
+
+_PAIRS = 15  # of timed runs of the whole network in a round
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A plan and how it came about.
+
+    Attributes:
+        plans: of every layer.
+        chosen: what was spent on which layer.
+        times: of the replacements that were timed alone, by the layer's name.
+        rounds: what each round aimed at and measured, JSON-able.
+        setting: of the latency table; None for a budget in multiply-accumulates.
+    """
+
+    plans: list[LayerPlan]
+    chosen: Chosen
+    times: Mapping[str, LayerTime] = field(default_factory=dict)
+    rounds: Sequence[Mapping[str, Any]] = ()
+    setting: Setting | None = None
+
+    def to_json(self, asked: float) -> dict[str, Any]:
+        """What the report holds of the planner.
+
+        Args:
+            asked: the speedup that the user wanted.
+
+        Returns:
+            JSON-able values.
+        """
+        budget, selection = self.chosen.budget, self.chosen.selection
+        lines = self.chosen.lines()
+        for line in lines:
+            timed = self.times.get(line["name"])
+            line["measured_ms"] = timed.ms_after if timed is not None else None
+        return {
+            "rule": "knapsack",
+            "unit": budget.unit,
+            "setting": None
+            if self.setting is None
+            else {
+                "runtime": self.setting.runtime,
+                "threads": self.setting.threads,
+                "batch": self.setting.batch,
+                "device": self.setting.device,
+            },
+            "asked": asked,
+            "budget": budget.fixed + budget.left,
+            "spent": budget.fixed + selection.cost,
+            "fixed": budget.fixed,
+            "total": budget.total,
+            "loss": selection.loss,
+            "bound": selection.bound,
+            "gap": selection.gap,
+            "price": selection.price,
+            "rounds": [dict(one) for one in self.rounds],
+            "layers": lines,
+            "trials": [],
+        }
+
+
+def plan_counted(
+    found: Outline,
+    menus: Sequence[LayerMenu],
+    original: nn.Module,
+    options: Options,
+    report: Reporter,
+    *,
+    pinned: str | None = None,
+) -> Planned:
+    """The least loss within multiply-accumulates or parameters; what turns out slower is given up.
+
+    Args:
+        found: the outline.
+        menus: of the layers that may be replaced.
+        original: the network.
+        options: of the run.
+        report: hears of each replacement that is given up.
+        pinned: submodule whose output keeps its channel order.
+
+    Returns:
+        The plan.
+
+    Raises:
+        BudgetError: the speedup can't be reached.
+        SlowerError: it can't without replacements that are slower than their layers.
+    """
+    counted = found.counted(include_linear=options.include_linear)
+    whole = {layer.name: Entry.staying(layer) for layer in counted}
+    stays = [entry for name, entry in whole.items() if name not in found.menus]
+    cost = _parameters if options.budget == "params" else _macs
+    budget = Budget(
+        unit="parameters" if options.budget == "params" else "MACs",
+        total=sum(map(cost, whole.values())),
+        fixed=sum(map(cost, stays)),
+        speedup=options.speedup,
+        cost=lambda _, entry: cost(entry),
+    )
+    given_up: list[str] = []
+    times: dict[str, LayerTime] = {}
+    while True:
+        try:
+            chosen = spend(menus, budget)
+        except BudgetError as problem:
+            if not given_up:
+                raise
+            raise SlowerError(
+                f"{given_up[0]}; without it {problem}; --allow-slower replaces slower ones too"
+            ) from problem
+        plans = chosen.plans(found.layers, found.reasons)
+        if not options.measure:
+            return Planned(plans=plans, chosen=chosen)
+        new = [plan for plan in plans if plan.method != "none"]
+        times = time_plans(found.layers, plans, original, report, pinned=pinned)
+        slower = {name: time for name, time in times.items() if is_slower(time.speedup)}
+        if not slower or options.allow_slower:
+            return Planned(plans=plans, chosen=chosen, times=times)
+        menus = [_without_slower(menu, new, slower.get(menu.layer.name), report, given_up) for menu in menus]
+
+
+def _macs(entry: Entry) -> int:
+    return entry.macs
+
+
+def _parameters(entry: Entry) -> int:
+    return entry.params
+
+
+def _without_slower(
+    menu: LayerMenu,
+    plans: Sequence[LayerPlan],
+    slower: LayerTime | None,
+    report: Reporter,
+    given_up: list[str],
+) -> LayerMenu:
+    """The menu without what was measured slower, and without what costs more of the same kind."""
+    if slower is None:
+        return menu
+    name = menu.layer.name
+    plan = next(plan for plan in plans if plan.name == name)
+    reason = f"{name}: {reason_of(plans, name, slower)}"
+    if menu.settled:
+        raise SlowerError(f"{reason}; choose other options, or pass --allow-slower")
+    report(Note(f"not for {reason}"))
+    given_up.append(reason)
+    cost = next(e.macs for e in menu.entries if e.label == plan.method and e.ranks == plan.ranks)
+    return menu.without(lambda entry: entry.label == plan.method and entry.macs >= cost)
+
+
+def plan_latency(
+    found: Outline,
+    menus: Sequence[LayerMenu],
+    original: nn.Module,
+    input_size: tuple[int, int, int],
+    options: Options,
+    report: Reporter,
+    *,
+    pinned: str | None = None,
+) -> Planned:
+    """The least loss within a measured time, checked on the whole network and corrected.
+
+    Speed depends on the shapes of the factors alone, so that no layer needs to be solved for it.
+
+    Args:
+        found: the outline.
+        menus: of the layers that may be replaced.
+        original: the network.
+        input_size: channels, height and width.
+        options: of the run.
+        report: receives the progress.
+        pinned: submodule whose output keeps its channel order.
+
+    Returns:
+        The plan whose measured speedup is nearest to what was asked, not below if one was not.
+
+    Raises:
+        BudgetError: the speedup can't be reached.
+    """
+    setting = setting_of(original, options)
+    table = latency_table([_request(menu) for menu in menus], setting, report=report)
+    menus = [_faster(menu, table, options) for menu in menus]
+    total = _measured(original, original, input_size, options).ms_before
+    known = sum(table.layer_ms(menu.layer) for menu in menus)
+    fixed = max(0.0, total - known)
+    correction, aim = 1.0, options.speedup
+    rounds: list[dict[str, Any]] = []
+    best: tuple[float, Planned] | None = None
+    for _ in range(ROUNDS):
+        budget = Budget(unit="ms", total=total, fixed=fixed, speedup=aim, cost=_Corrected(table, correction))
+        try:
+            chosen = spend(menus, budget)
+        except BudgetError:
+            if best is None or aim <= options.speedup:
+                raise
+            break
+        plans = chosen.plans(found.layers, found.reasons)
+        changed = untrained(found.layers, plans, original, pinned=pinned)
+        measured = _measured(original, changed, input_size, options)
+        predicted = fixed + chosen.selection.cost
+        rounds.append(
+            {
+                "aimed": aim,
+                "predicted_ms": predicted,
+                "measured_ms": measured.ms_after,
+                "measured_speedup": measured.speedup,
+            }
+        )
+        reached = measured.speedup / options.speedup
+        report(
+            Note(f"planned {total / predicted:.2f}x, measured {measured.speedup:.2f}x ({setting.runtime})")
+        )
+        planned = Planned(plans=plans, chosen=chosen, rounds=rounds, setting=setting)
+        if best is None or _distance(reached) < best[0]:
+            best = (_distance(reached), planned)
+        if SHORT <= reached <= BEYOND:
+            break
+        # what the replacements took in the network, over what the table says of them
+        taken = total / measured.speedup - fixed
+        correction *= max(0.2, taken / max(chosen.selection.cost, 1e-9))
+    assert best is not None
+    plan = best[1]
+    times = {}
+    if setting.runtime == "torch" and options.measure:
+        times = time_plans(found.layers, plan.plans, original, report, pinned=pinned)
+    return replace(plan, rounds=tuple(rounds), times=times)
+
+
+def setting_of(original: nn.Module, options: Options) -> Setting:
+    """The setting that a run's time is budgeted in.
+
+    Args:
+        original: the network.
+        options: of the run.
+
+    Returns:
+        The setting.
+    """
+    reference = next(original.parameters())
+    return Setting(
+        runtime=options.runtime,
+        threads=options.threads,
+        batch=options.batch,
+        device=str(reference.device),
+        channels_last=layout_of(original) is torch.channels_last,
+        dtype=str(reference.dtype).removeprefix("torch."),
+    )
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    """Times of the table; those of replacements are scaled to what the whole network showed."""
+
+    table: LatencyTable
+    correction: float
+
+    def __call__(self, layer: LayerInfo, entry: Entry) -> float:
+        if entry.method is None:
+            return self.table.layer_ms(layer)
+        return self.correction * self.table.chain_ms(layer, entry.method.steps(layer, entry.ranks))
+
+
+def _request(menu: LayerMenu) -> Request:
+    layer = menu.layer
+    chains = tuple(e.method.steps(layer, e.ranks) for e in menu.entries if e.method is not None)
+    return Request(layer=layer, chains=chains)
+
+
+def _faster(menu: LayerMenu, table: LatencyTable, options: Options) -> LayerMenu:
+    if menu.settled or options.allow_slower:
+        return menu
+    whole, cost = table.layer_ms(menu.layer), _Corrected(table, 1.0)
+    return menu.without(lambda entry: cost(menu.layer, entry) >= whole)
+
+
+def _measured(
+    original: nn.Module, changed: nn.Module, input_size: tuple[int, int, int], options: Options
+) -> Latency:
+    return latency(
+        original,
+        changed,
+        input_size,
+        runtime=options.runtime,
+        threads=options.threads,
+        batch=options.batch,
+        repeats=_PAIRS,
+    )
+
+
+def _distance(reached: float) -> float:
+    """How far a speedup is from the one that was asked; to fall short weighs most."""
+    return 10 * (SHORT - reached) if reached < SHORT else max(0.0, reached - 1)
