@@ -4,9 +4,9 @@ A planner wants to know what every pair (regressors kept, rank kept) would lose 
 With Q R the QR decomposition of the fitted regressors F', the leading columns of Q span the leading
 regressors, so that one decomposition serves all numbers of them, and one spectrum of the fitted responses
 serves all ranks (Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification and
-Detection", eq. 7 and 8). Maps are drawn towards a prior one as in `reduced_rank.Regression`. Errors are counted
-on other samples than those that were fitted, in a metric that says what they cost the network; the maps
-themselves are those of least squares, as they will be fitted.
+Detection", eq. 7 and 8). Maps are drawn towards a prior one as in `reduced_rank.Regression`. Errors are
+counted on other samples than those that were fitted, in a metric that says what they cost the network; the
+maps themselves are those of least squares, as they will be fitted.
 """
 
 from collections.abc import Sequence

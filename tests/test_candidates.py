@@ -8,7 +8,7 @@ from cnncompress.decompositions import available, make
 from cnncompress.inspect import inspect_layers
 
 
-def layer_of(inputs: int, outputs: int, size: int = 14):  # noqa: ANN201 - a LayerInfo
+def layer_of(inputs: int, outputs: int, size: int = 14):
     net = nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU())
     return inspect_layers(net, (inputs, size, size))[0]
 
@@ -24,7 +24,7 @@ def test_all_are_cheaper_and_fit(name: str) -> None:
         assert not method.unfit(layer, ranks)
 
 
-def _any_cheaper(method, layer) -> bool:  # noqa: ANN001
+def _any_cheaper(method, layer) -> bool:
     return any(method.macs(layer, ranks) < layer.macs for ranks in method.settings(layer, 4))
 
 
