@@ -8,6 +8,7 @@ from cnncompress.cli.compress import compress
 from cnncompress.cli.explain import explain
 from cnncompress.cli.inspect import inspect
 from cnncompress.cli.models import models
+from cnncompress.cli.profile import profile
 from cnncompress.cli.train import train
 from cnncompress.errors import CompressError
 
@@ -72,5 +73,5 @@ def main() -> None:
     """Run the command line."""
 
 
-for command in (compress, inspect, models, bench, explain, train):
+for command in (compress, inspect, models, profile, bench, explain, train):
     main.add_command(command)

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cnncompress.formats import format_bytes, format_count, format_number, format_percent, format_times
-from cnncompress.layer_timing import is_slower
 
 UNLIMITED = 10_000  # columns; rich otherwise takes a pipe for 80 columns wide
 
@@ -82,6 +81,8 @@ def print_layers(report: Mapping[str, Any]) -> None:
 
 
 def _speed(ratio: float | None) -> str:
+    from cnncompress.layer_timing import is_slower
+
     # the word stands in front, so that the numbers of a column stay aligned
     return ("slower " if is_slower(ratio) else "") + format_times(ratio)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cnncompress.solvers.knapsack_front import Front, Relaxation, total_cost, total_loss
 
-_EXPANSIONS = 4_000_000  # partial selections times entries, over all layers: two seconds at worst
+_EXPANSIONS = 2_000_000  # partial selections times entries, over all layers: a second or so at worst
 _ROUNDING = 1e-12  # of the budget: partial sums of fractions may err by as much, the full sum is checked
 
 
@@ -75,28 +75,44 @@ def improve(
         return Outcome(tuple(known), proved=True)
     layers = _contenders(fronts, relaxed, gap)
     room = budget - total_cost(fronts, relaxed.places)
-    tolerance = _ROUNDING * budget
-    # what the layers still to come can add to the cost, at least and at most
-    least = np.append(np.cumsum([layer.costs.min() for layer in layers][::-1])[::-1], 0.0)
-    most = np.append(np.cumsum([layer.costs.max() for layer in layers][::-1])[::-1], 0.0)
-    nothing = np.zeros(1)
-    stages = [_Partial(nothing, nothing, np.zeros(1, np.intp), np.zeros(1, np.intp))]
-    thinned = False
-    for number, layer in enumerate(layers):
-        allowed = max(min(limit, _EXPANSIONS // (len(layers) * len(layer.places))), 1)
-        if len(stages[-1].costs) > allowed:
-            thinned = True
-            stages[-1] = _thin(stages[-1], relaxed.price, allowed)
-        grown = _expand(stages[-1], layer)
-        unspent = np.maximum(room - grown.costs - most[number + 1], 0.0)
-        excess = grown.losses + relaxed.price * (grown.costs + unspent)
-        fits = grown.costs + least[number + 1] <= room + tolerance
-        stages.append(_undominated(grown.only(np.flatnonzero(fits & (excess < gap)))))
+    within = _Limits(gap=gap, room=room, tolerance=_ROUNDING * budget, states=limit)
+    stages, thinned = _grow(layers, relaxed.price, within)
     for places in _selections(stages, layers, relaxed.places):
         if total_cost(fronts, places) <= budget:
             better = total_loss(fronts, places) < total_loss(fronts, known)
             return Outcome(places if better else tuple(known), proved=not thinned)
     return Outcome(tuple(known), proved=not thinned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Limits:
+    """Bounds on partial selections: loss above the bound, cost above the corners, and their number."""
+
+    gap: float
+    room: float
+    tolerance: float
+    states: int
+
+
+# the partial selections after each layer, and whether some that could have been better were left out
+def _grow(layers: Sequence[_Layer], price: float, within: _Limits) -> tuple[list[_Partial], bool]:
+    # what the layers still to come can add to the cost, at least and at most
+    least = np.append(np.cumsum([layer.costs.min() for layer in layers][::-1])[::-1], 0.0)
+    most = np.append(np.cumsum([layer.costs.max() for layer in layers][::-1])[::-1], 0.0)
+    nothing, origin = np.zeros(1), np.zeros(1, np.intp)
+    stages = [_Partial(nothing, nothing, origin, origin)]
+    thinned = False
+    for number, layer in enumerate(layers, 1):
+        allowed = max(min(within.states, _EXPANSIONS // (len(layers) * len(layer.places))), 1)
+        if len(stages[-1].costs) > allowed:
+            thinned = True
+            stages[-1] = _thin(stages[-1], price, allowed)
+        grown = _expand(stages[-1], layer)
+        unspent = np.maximum(within.room - grown.costs - most[number], 0.0)
+        excess = grown.losses + price * (grown.costs + unspent)
+        fits = grown.costs + least[number] <= within.room + within.tolerance
+        stages.append(_undominated(grown.only(np.flatnonzero(fits & (excess < within.gap)))))
+    return stages, thinned
 
 
 def _contenders(fronts: Sequence[Front], relaxed: Relaxation, gap: float) -> list[_Layer]:

@@ -48,9 +48,7 @@ class OnnxBench:
         with tempfile.TemporaryDirectory() as folder:
             session = self._session(parts, Path(folder))
             begun, rounds = time.perf_counter(), -pace.warmup
-            while rounds < pace.least or (
-                rounds < pace.most and time.perf_counter() - begun < pace.seconds
-            ):
+            while rounds < pace.least or (rounds < pace.most and time.perf_counter() - begun < pace.seconds):
                 session.run(None, images)
                 rounds += 1
             profile = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -81,6 +81,7 @@ class Planned:
             "loss": selection.loss,
             "bound": selection.bound,
             "gap": selection.gap,
+            "proved": selection.proved,
             "price": selection.price,
             "rounds": [dict(one) for one in self.rounds],
             "layers": lines,

@@ -100,6 +100,7 @@ class Chosen:
                 "ranks": list(entry.ranks),
                 "loss": entry.loss,
                 "macs": entry.macs,
+                "params": entry.params,
                 "ms": cost(menu.layer, entry) if timed else None,
             }
 
