@@ -1,12 +1,13 @@
 """Held-out errors of reduced rank regressions on the leading parts of one set of regressors.
 
 A planner wants to know what every pair (regressors kept, rank kept) would lose before it settles on one.
-With Q R the QR decomposition of the fitted regressors F', the leading columns of Q span the leading
-regressors, so that one decomposition serves all numbers of them, and one spectrum of the fitted responses
-serves all ranks (Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification and
-Detection", eq. 7 and 8). Maps are drawn towards a prior one as in `reduced_rank.Regression`. Errors are
-counted on other samples than those that were fitted, in a metric that says what they cost the network; the
-maps themselves are those of least squares, as they will be fitted.
+The leading block of a triangular factor is the factor of the leading block: with R' R = F F' + penalty, the
+rows of R'^-1 F that belong to leading regressors depend on no others. So one factorisation serves all
+numbers of regressors, and one basis of directions serves all ranks (Zhang et al., "Accelerating Very Deep
+Convolutional Networks for Classification and Detection", eq. 7 and 8). Maps are drawn towards a prior one
+as in `reduced_rank.Regression`; that penalty also keeps the factorised matrix far from singular, whatever
+the regressors are. Errors are counted on other samples than those that were fitted, in a metric that says
+what they cost the network; the maps themselves are those of least squares, as they will be fitted.
 """
 
 from collections.abc import Sequence
@@ -26,24 +27,28 @@ class NestedRegression:
     """Responses regressed on leading regressors.
 
     Attributes:
-        triangle: R of the regressors that are fitted, the penalty included, shape (inputs, inputs).
-        fit: regressors and responses that are fitted, centred.
-        held_out: those that judge, centred by the means of the fitted ones.
+        coordinates: of the fitted responses in the orthonormal regressors, shape (regressors, outputs).
+        judging: the orthonormal regressors on held-out samples, shape (regressors, samples).
+        target: held-out responses less the mean of the fitted ones, shape (outputs, samples).
         metric: of the responses' errors, symmetric, shape (outputs, outputs).
     """
 
-    triangle: Array
-    fit: Pair
-    held_out: Pair
+    coordinates: Array
+    judging: Array
+    target: Array
     metric: Array
 
     @classmethod
-    def on(cls, fit: Pair, held_out: Pair, *, metric: Array, ridge: float) -> "NestedRegression":
-        """Decompose the regressors.
+    def on(
+        cls, fit: Pair, held_out: Pair, *, prior: Array, metric: Array, ridge: float
+    ) -> "NestedRegression":
+        """Factorise the regressors' moment.
 
         Args:
             fit: regressors and responses that are fitted.
             held_out: those that judge.
+            prior: the map that is right if nothing was compressed, shape (outputs, regressors); its leading
+                columns are those of fewer regressors.
             metric: of the responses' errors, symmetric, shape (outputs, outputs).
             ridge: how strongly maps are drawn towards the prior, relative to the regressors' mean variance;
                 above 0, so that dead and equal regressors are harmless.
@@ -51,54 +56,58 @@ class NestedRegression:
         Returns:
             The regression.
         """
-        xp = array_namespace(*fit, metric)
+        xp = array_namespace(*fit, prior, metric)
         means = [xp.mean(values, axis=1, keepdims=True) for values in fit]
         regressors, responses = (values - mean for values, mean in zip(fit, means, strict=True))
-        rows = regressors.T
-        strength = ridge * float(xp.mean(rows * rows)) * rows.shape[0]
-        smallest = float(xp.finfo(rows.dtype).smallest_normal)
-        scale = max(strength, smallest) ** 0.5
-        penalty = xp.eye(rows.shape[1], dtype=rows.dtype, device=device(rows)) * scale
-        _, triangle = xp.linalg.qr(xp.concat((rows, penalty), axis=0))
-        judged = (held_out[0] - means[0], held_out[1] - means[1])
-        return cls(triangle, (regressors, responses), judged, xp.astype(metric, xp.float64))
+        moment = xp.astype(regressors @ regressors.T, xp.float64)
+        count = moment.shape[0]
+        smallest = float(xp.finfo(regressors.dtype).smallest_normal) ** 0.5
+        strength = max(ridge * float(xp.sum(xp.linalg.diagonal(moment))) / count, smallest)
+        identity = xp.eye(count, dtype=xp.float64, device=device(regressors))
+        lower = xp.astype(xp.linalg.cholesky(moment + strength * identity), regressors.dtype)
+        pulled = regressors @ responses.T + strength * prior.T
+        judging, target = held_out[0] - means[0], held_out[1] - means[1]
+        solved = xp.linalg.solve(lower, xp.concat((pulled, judging), axis=1))
+        outputs = responses.shape[0]
+        return cls(solved[:, :outputs], solved[:, outputs:], target, xp.astype(metric, xp.float64))
 
-    def error(self, prior: Array) -> float:
+    def error(self, regressors: int) -> float:
         """Squared error of the full-rank regression.
 
         Args:
-            prior: the map that is right if nothing was compressed, shape (outputs, regressors); as many of
-                the leading regressors are read.
+            regressors: how many of the leading ones it reads.
 
         Returns:
             Mean over the held-out samples, in the metric.
         """
-        _, predicted = self._predicted(prior)
-        return _cost(self.held_out[1] - predicted, self.metric)
+        coordinates, judging = self.coordinates[:regressors, :], self.judging[:regressors, :]
+        return _cost(self.target - coordinates.T @ judging, self.metric)
 
-    def errors(self, prior: Array) -> Array:
+    def directions(self, regressors: int) -> Array:
+        """The directions in which the regression is strongest, which lower ranks keep.
+
+        Args:
+            regressors: how many of the leading ones it reads.
+
+        Returns:
+            Orthonormal columns, the strongest first, shape (outputs, outputs), float64.
+        """
+        coordinates = self.coordinates[:regressors, :]
+        return _strongest(coordinates.T @ coordinates)
+
+    def errors(self, regressors: int, directions: Array) -> Array:
         """Squared errors of the regressions of every rank.
 
         Args:
-            prior: as for `error`.
+            regressors: how many of the leading ones they read.
+            directions: that are kept, the first ones longest; those of a similar number of regressors are
+                nearly the best, and save an eigendecomposition.
 
         Returns:
             Means over the held-out samples, in the metric; shape (outputs,), that of rank 1 first.
         """
-        fitted, predicted = self._predicted(prior)
-        return _truncated(self.held_out[1], predicted, fitted, self.metric)
-
-    # of the fitted and of the held-out samples, (outputs, samples)
-    def _predicted(self, prior: Array) -> Pair:
-        xp = array_namespace(prior)
-        count = prior.shape[1]
-        regressors, responses = self.fit
-        regressors, judging = regressors[:count, :], self.held_out[0][:count, :]
-        triangle = self.triangle[:count, :count]
-        moment = regressors @ (responses - prior @ regressors).T
-        change = xp.linalg.solve(triangle, xp.linalg.solve(triangle.T, moment))
-        mapping = prior + change.T
-        return mapping @ regressors, mapping @ judging
+        coordinates, judging = self.coordinates[:regressors, :], self.judging[:regressors, :]
+        return _truncated(self.target, coordinates.T @ judging, directions, self.metric)
 
 
 def projection_errors(fit: Array, held_out: Array, *, metric: Array) -> Array:
@@ -121,7 +130,8 @@ def projection_errors(fit: Array, held_out: Array, *, metric: Array) -> Array:
     xp = array_namespace(fit, held_out, metric)
     centre = xp.mean(fit, axis=1, keepdims=True)
     target = held_out - centre
-    return _truncated(target, target, fit - centre, xp.astype(metric, xp.float64))
+    centred = fit - centre
+    return _truncated(target, target, _strongest(centred @ centred.T), xp.astype(metric, xp.float64))
 
 
 def least_errors(ranks: Sequence[int], errors: Array) -> list[float]:
@@ -140,11 +150,15 @@ def least_errors(ranks: Sequence[int], errors: Array) -> list[float]:
     return [max(0.0, least[min(rank, len(least)) - 1]) for rank in ranks]
 
 
-# a prediction of rank r is the full one projected on the r directions in which the fitted one is strongest
-def _truncated(target: Array, prediction: Array, fitted: Array, metric: Array) -> Array:
+def _strongest(moment: Array) -> Array:
+    xp = array_namespace(moment)
+    return descending_eigh(xp.astype(moment, xp.float64))[1]
+
+
+# a prediction of rank r is the full one projected on the first r directions
+def _truncated(target: Array, prediction: Array, directions: Array, metric: Array) -> Array:
     xp = array_namespace(target)
     samples = target.shape[1]
-    directions = descending_eigh(xp.astype(fitted @ fitted.T, xp.float64))[1]
     weighed = directions.T @ metric
     narrow = xp.astype(directions, target.dtype)
     parts = narrow.T @ prediction

@@ -18,7 +18,7 @@ from cnncompress.decompositions import make
 from cnncompress.decompositions.chains import Block, Link, Reorder, Shuffle, build_chain
 from cnncompress.errors import OptionError
 from cnncompress.events import Event, Note, StageAdvanced, StageStarted
-from cnncompress.inspect import LayerInfo, inspect_layers
+from cnncompress.inspect import LayerInfo
 from cnncompress.latency import LatencyTable, Request, Setting, latency_table, taking
 from cnncompress.latency.knots import interpolated, knots, scaled
 from cnncompress.latency.parts import Part, layer_part, placed_steps, step_part
@@ -160,7 +160,7 @@ def test_what_was_never_asked_for_is_estimated_but_layers_are_not() -> None:
     assert table.chain_ms(LAYER, larger) > table.chain_ms(LAYER, CHAINS[0])
     unknown = (Link("whole", 24, 16),)
     assert table.chain_ms(LAYER, unknown) == pytest.approx(whole / 2)
-    with pytest.raises(OptionError, match="elsewhere.*request"):
+    with pytest.raises(OptionError, match=r"elsewhere.*request"):
         table.layer_ms(replace(LAYER, name="elsewhere", out_channels=33))
 
 
@@ -249,6 +249,7 @@ def test_a_folder_that_cannot_be_written_is_noted_and_survived(
     assert any("CNNCOMPRESS_CACHE" in note for note in notes(events))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch copies images for such kernels
 def test_parts_are_what_the_chain_runs() -> None:
     """Geometry read off the parts gives the shapes that the built chain really sees."""
     layers = [
@@ -336,7 +337,7 @@ def test_the_file_repeats_its_key_in_clear(bench: Pretended, tmp_path: Path) -> 
     file = Store(Setting(), tmp_path, lambda event: None).file
     key = json.loads(file.read_text())["key"]
     assert key["setting"]["runtime"] == "torch"
-    assert key["versions"]["torch"] == torch.__version__.partition("+")[0] or key["versions"]["torch"]
+    assert torch.__version__.startswith(key["versions"]["torch"])
     assert key["cpu"] and key["cores"] >= 1
 
 
@@ -359,12 +360,3 @@ def test_profile_shows_every_layer_with_its_fastest_ranks(
     assert all(line["name"] in table.stdout for line in lines)
     slower = any(one["speedup"] < 1 for line in lines for one in line["fastest"])
     assert ("slower than the layer" in table.stdout) == slower
-
-
-def test_nothing_but_a_layer_is_looked_up_in_an_untouched_network(tmp_path: Path) -> None:
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
-    layers = inspect_layers(net, (3, 12, 12))
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    table = latency_table([Request(layer=layer) for layer in layers], Setting(), cache=tmp_path)
-    assert len(list(table.rows())) == 2
-    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())

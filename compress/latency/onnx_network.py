@@ -87,9 +87,8 @@ def input_shape(part: Part, batch: int) -> tuple[int, ...]:
 
 
 def _weights(part: Part, random: np.random.Generator) -> dict[str, NDArray[np.float32]]:
-    shape = (part.out_channels, part.in_channels // part.groups, *part.kernel_size)
-    if part.kind == "linear":
-        shape = shape[:2]
+    kernel = () if part.kind == "linear" else part.kernel_size
+    shape = (part.out_channels, part.in_channels // part.groups, *kernel)
     arrays = {"weight": random.random(shape, dtype=np.float32) - np.float32(0.5)}
     if part.bias:
         arrays["bias"] = np.ones(part.out_channels, dtype=np.float32)

@@ -66,7 +66,7 @@ class OpenVinoBench:
 
 
 def _row(counters: Sequence[Any], count: int) -> NDArray[np.float64]:
-    """The counters of one run; what becomes of a node keeps the beginning of its name, reorders do not count."""
+    """The counters of one run but for reorders; what becomes of a node keeps the beginning of its name."""
     times = np.zeros(count)
     places = {node_name(place): place for place in range(count)}
     for counter in counters:

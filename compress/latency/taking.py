@@ -20,7 +20,7 @@ from cnncompress.runtimes import check_runtime
 
 Times = Mapping[Part, float]
 
-GROUP_BYTES = 1 << 29
+GROUP_BYTES = 1 << 28
 """Of weights and images that are held at a time; what needs more is timed in several groups."""
 
 
@@ -39,8 +39,8 @@ def latency_table(
     on which times don't depend. Members of a family (convolutions equal but for their numbers of channels)
     are all measured if they are few, else at some of these.
 
-    torch.compile takes seconds for every convolution, which is why families are measured at fewer places
-    there. onnxruntime and OpenVINO run the parts of a group as branches of one network, and their own
+    torch.compile takes about a second for every convolution, which is why families are measured at fewer
+    places there. onnxruntime and OpenVINO run the parts of a group as branches of one network, and their own
     profiles tell the times of each; paddings other than zeros count as zeros there. What they have no form of
     here (permutations of channels and the layers of `cnncompress.layers`) is timed in torch, relative to the
     layer.

@@ -89,8 +89,10 @@ class TorchBench:
 
     def _random(self, *shape: int) -> Tensor:
         count = int(np.prod(shape))
-        numbers = self._pool.repeat(-(-count // _POOL))[:count] if count > _POOL else self._pool[:count]
-        return numbers.clone().reshape(shape).to(self._device)
+        numbers = (
+            self._pool.repeat(-(-count // _POOL))[:count] if count > _POOL else self._pool[:count].clone()
+        )
+        return numbers.reshape(shape).to(self._device)
 
     def _module(self, part: Part) -> Any:
         module = self._built(part).requires_grad_(False)

@@ -17,14 +17,20 @@ from cnncompress.gather import held_out_images
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo
 from cnncompress.options import Options
-from cnncompress.planner.losses import Evidence, candidate_losses, fitted
+from cnncompress.planner.losses import Evidence, candidate_losses, fitted, regressors
 from cnncompress.planner.menus import Entry, LayerMenu, Probe
 from cnncompress.planning import Outline
 from cnncompress.solvers import Array
 from cnncompress.solvers.moments import Moments
 
-PROBE_IMAGES = 24
-GRADIENT_IMAGES = 64
+SETTINGS = 120
+"""Of one method on one layer; each first rank takes a spectrum of the responses."""
+
+REGRESSORS = 2304
+"""Beyond these a replacement saves little and takes long to judge."""
+
+PROBE_IMAGES = 16
+GRADIENT_IMAGES = 48
 
 FLAT_SHARE = 0.1
 """Share of the loss metric that counts all channels alike: the gradients of some images don't tell all."""
@@ -117,7 +123,13 @@ class Judge:
         settled = self._found.settled(layer, self._options)
         if settled is not None:
             return LayerMenu(layer, (Entry.of(layer, methods[0], settled, 0.0),), settled=True)
-        candidates = enumerate_candidates(layer, methods, self._options.step(layer.out_channels))
+        candidates = [
+            (method, ranks)
+            for method, ranks in enumerate_candidates(
+                layer, methods, self._options.step(layer.out_channels), most=SETTINGS
+            )
+            if regressors(method, layer, ranks) <= REGRESSORS
+        ]
         losses = candidate_losses(self._evidence(layer, metric), candidates) if candidates else ()
         replaced = (
             Entry.of(layer, method, ranks, float(loss))

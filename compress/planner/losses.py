@@ -1,12 +1,13 @@
 """What each candidate of a layer would lose, from a few samples of the original network.
 
-For splits that project a layer's patches and then regress its responses on them, one decomposition tells the
+For splits that project a layer's patches and then regress its responses on them, one factorisation tells the
 held-out errors of all pairs of ranks. Any other method is fitted for real and run on the held-out patches.
 Either way the error is that of a linear fit on undisturbed inputs, before the activation.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from cnncompress.inspect import LayerInfo
 from cnncompress.responses import Responses, Samples, Statistics
 from cnncompress.solvers.joint_moments import JointMoments
 from cnncompress.solvers.nested_regression import NestedRegression, least_errors, projection_errors
+
+_BASES = 4  # of directions to truncate to, for all numbers of filters; each takes an eigendecomposition
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,6 +77,21 @@ def candidate_losses(
     return losses
 
 
+def regressors(method: Decomposition, layer: LayerInfo, ranks: Ranks) -> int:
+    """How many values the last map of a split reads.
+
+    Args:
+        method: any.
+        layer: the layer.
+        ranks: of the replacement.
+
+    Returns:
+        Their number; 0 for methods that aren't judged by a regression.
+    """
+    positions = {"vertical": layer.kernel_size[1], "pointwise": prod(layer.kernel_size)}
+    return ranks[0] * positions.get(method.projection or "", 0)
+
+
 def _of_projections(evidence: Evidence, ranks: Sequence[int]) -> list[float]:
     errors = projection_errors(evidence.fit.target, evidence.held_out.target, metric=evidence.metric)
     return least_errors(ranks, errors)
@@ -88,17 +106,20 @@ def _of_regressions(evidence: Evidence, method: Decomposition, settings: Sequenc
         (projected(method.projection, filters, samples.patches, size), samples.target)
         for samples in (evidence.fit, evidence.held_out)
     )
-    nested = NestedRegression.on(fit, held_out, metric=evidence.metric, ridge=RIDGE)
+    nested = NestedRegression.on(fit, held_out, prior=prior, metric=evidence.metric, ridge=RIDGE)
     per_filter = prior.shape[1] // len(filters)
+    numbers = sorted({ranks[0] for ranks in settings})
+    anchors = sorted({numbers[place * (len(numbers) - 1) // (_BASES - 1)] for place in range(_BASES)})
+    bases = {number: nested.directions(number * per_filter) for number in anchors if method.truncates}
     found: dict[Ranks, float] = {}
-    for kept in sorted({ranks[0] for ranks in settings}):
-        leading = prior[:, : kept * per_filter]
-        mine = [ranks for ranks in settings if ranks[0] == kept]
+    for number in numbers:
+        mine = [ranks for ranks in settings if ranks[0] == number]
         if method.truncates:
-            errors = least_errors([ranks[1] for ranks in mine], nested.errors(leading))
-            found |= dict(zip(mine, errors, strict=True))
+            nearest = min(anchors, key=lambda anchor, number=number: abs(anchor - number))
+            errors = nested.errors(number * per_filter, bases[nearest])
+            found |= dict(zip(mine, least_errors([ranks[1] for ranks in mine], errors), strict=True))
         else:
-            found |= {ranks: nested.error(leading) for ranks in mine}
+            found |= {ranks: nested.error(number * per_filter) for ranks in mine}
     return [found[ranks] for ranks in settings]
 
 
