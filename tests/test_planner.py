@@ -257,7 +257,7 @@ class _Clock:
         layers = inspect_layers(net, (3, 16, 16))
         self.fixed = 0.1 * sum(layer.macs for layer in layers)
         self.total = self.fixed + sum(layer.macs for layer in layers if layer.kind == "conv2d")
-        monkeypatch.setattr(planner_run, "latency_table", lambda requests, setting, report: self)
+        monkeypatch.setattr(planner_run, "latency_table", lambda requests, setting, **_: self)
         monkeypatch.setattr(planner_run, "latency", self.latency)
         monkeypatch.setattr(planner_run, "time_plans", lambda *_, **__: {})
 
