@@ -1,4 +1,4 @@
-"""Held-out errors of reduced rank regressions on the leading parts of one set of regressors.
+"""Errors of reduced rank regressions on the leading parts of one set of regressors.
 
 A planner wants to know what every pair (regressors kept, rank kept) would lose before it settles on one.
 The leading block of a triangular factor is the factor of the leading block: with R' R = F F' + penalty, the
@@ -6,8 +6,10 @@ rows of R'^-1 F that belong to leading regressors depend on no others. So one fa
 numbers of regressors, and one basis of directions serves all ranks (Zhang et al., "Accelerating Very Deep
 Convolutional Networks for Classification and Detection", eq. 7 and 8). Maps are drawn towards a prior one
 as in `reduced_rank.Regression`; that penalty also keeps the factorised matrix far from singular, whatever
-the regressors are. Errors are counted on other samples than those that were fitted, in a metric that says
-what they cost the network; the maps themselves are those of least squares, as they will be fitted.
+the regressors are. Errors are means of those on the samples that were fitted, too low by about as much as
+there is freedom for each sample, and on others, too high by as much: the few samples of a planner would
+otherwise speak against replacements with many weights, which are fitted to more samples later. A metric
+says what errors cost the network; the maps themselves are those of least squares, as they will be fitted.
 """
 
 from collections.abc import Sequence
@@ -28,14 +30,13 @@ class NestedRegression:
 
     Attributes:
         coordinates: of the fitted responses in the orthonormal regressors, shape (regressors, outputs).
-        judging: the orthonormal regressors on held-out samples, shape (regressors, samples).
-        target: held-out responses less the mean of the fitted ones, shape (outputs, samples).
+        judged: the orthonormal regressors on the samples that were fitted, and on those held out, each with
+            the responses less the mean of the fitted ones.
         metric: of the responses' errors, symmetric, shape (outputs, outputs).
     """
 
     coordinates: Array
-    judging: Array
-    target: Array
+    judged: tuple[Pair, Pair]
     metric: Array
 
     @classmethod
@@ -67,9 +68,13 @@ class NestedRegression:
         lower = xp.astype(xp.linalg.cholesky(moment + strength * identity), regressors.dtype)
         pulled = regressors @ responses.T + strength * prior.T
         judging, target = held_out[0] - means[0], held_out[1] - means[1]
-        solved = xp.linalg.solve(lower, xp.concat((pulled, judging), axis=1))
-        outputs = responses.shape[0]
-        return cls(solved[:, :outputs], solved[:, outputs:], target, xp.astype(metric, xp.float64))
+        solved = xp.linalg.solve(lower, xp.concat((pulled, regressors, judging), axis=1))
+        outputs, fitted = responses.shape
+        judged = (
+            (solved[:, outputs : outputs + fitted], responses),
+            (solved[:, outputs + fitted :], target),
+        )
+        return cls(solved[:, :outputs], judged, xp.astype(metric, xp.float64))
 
     def error(self, regressors: int) -> float:
         """Squared error of the full-rank regression.
@@ -78,10 +83,14 @@ class NestedRegression:
             regressors: how many of the leading ones it reads.
 
         Returns:
-            Mean over the held-out samples, in the metric.
+            In the metric; the mean of the errors on fitted and on held-out samples.
         """
-        coordinates, judging = self.coordinates[:regressors, :], self.judging[:regressors, :]
-        return _cost(self.target - coordinates.T @ judging, self.metric)
+        coordinates = self.coordinates[:regressors, :]
+        errors = [
+            _cost(target - coordinates.T @ basis[:regressors, :], self.metric)
+            for basis, target in self.judged
+        ]
+        return sum(errors) / 2
 
     def directions(self, regressors: int) -> Array:
         """The directions in which the regression is strongest, which lower ranks keep.
@@ -104,10 +113,15 @@ class NestedRegression:
                 nearly the best, and save an eigendecomposition.
 
         Returns:
-            Means over the held-out samples, in the metric; shape (outputs,), that of rank 1 first.
+            In the metric, means of the errors on fitted and on held-out samples; shape (outputs,), that of
+            rank 1 first.
         """
-        coordinates, judging = self.coordinates[:regressors, :], self.judging[:regressors, :]
-        return _truncated(self.target, coordinates.T @ judging, directions, self.metric)
+        coordinates = self.coordinates[:regressors, :]
+        errors = [
+            _truncated(target, coordinates.T @ basis[:regressors, :], directions, self.metric)
+            for basis, target in self.judged
+        ]
+        return (errors[0] + errors[1]) / 2
 
 
 def projection_errors(fit: Array, held_out: Array, *, metric: Array) -> Array:
@@ -115,11 +129,11 @@ def projection_errors(fit: Array, held_out: Array, *, metric: Array) -> Array:
 
     Args:
         fit: responses whose components are taken, shape (outputs, samples).
-        held_out: responses that judge, shape (outputs, samples).
+        held_out: others, shape (outputs, samples).
         metric: of their errors, symmetric, shape (outputs, outputs).
 
     Returns:
-        Means over the held-out samples, in the metric; shape (outputs,), that of rank 1 first.
+        In the metric, means of the errors on both; shape (outputs,), that of rank 1 first.
 
     Example:
         >>> import numpy as np
@@ -129,9 +143,10 @@ def projection_errors(fit: Array, held_out: Array, *, metric: Array) -> Array:
     """
     xp = array_namespace(fit, held_out, metric)
     centre = xp.mean(fit, axis=1, keepdims=True)
-    target = held_out - centre
-    centred = fit - centre
-    return _truncated(target, target, _strongest(centred @ centred.T), xp.astype(metric, xp.float64))
+    fitted, judging = fit - centre, held_out - centre
+    directions, metric = _strongest(fitted @ fitted.T), xp.astype(metric, xp.float64)
+    errors = [_truncated(target, target, directions, metric) for target in (fitted, judging)]
+    return (errors[0] + errors[1]) / 2
 
 
 def least_errors(ranks: Sequence[int], errors: Array) -> list[float]:

@@ -1,7 +1,7 @@
 """What each candidate of a layer would lose, from a few samples of the original network.
 
 For splits that project a layer's patches and then regress its responses on them, one factorisation tells the
-held-out errors of all pairs of ranks. Any other method is fitted for real and run on the held-out patches.
+errors of all pairs of ranks. Any other method is fitted for real and run on the patches.
 Either way the error is that of a linear fit on undisturbed inputs, before the activation.
 """
 
@@ -60,7 +60,7 @@ def candidate_losses(
         candidates: methods with ranks.
 
     Returns:
-        Mean squared errors on held-out samples, shape (candidates,).
+        Mean squared errors, halfway between those on fitted and on held-out samples, shape (candidates,).
     """
     losses = np.empty(len(candidates))
     by_method: dict[Decomposition, list[int]] = {}
@@ -115,7 +115,7 @@ def _of_regressions(evidence: Evidence, method: Decomposition, settings: Sequenc
     for number in numbers:
         mine = [ranks for ranks in settings if ranks[0] == number]
         if method.truncates:
-            nearest = min(anchors, key=lambda anchor, number=number: abs(anchor - number))
+            nearest = anchors[int(np.argmin([abs(anchor - number) for anchor in anchors]))]
             errors = nested.errors(number * per_filter, bases[nearest])
             found |= dict(zip(mine, least_errors([ranks[1] for ranks in mine], errors), strict=True))
         else:
@@ -186,8 +186,12 @@ def _of_fit(evidence: Evidence, method: Decomposition, ranks: Ranks) -> float:
             output_size=(1, 1),
         )
         shape = (-1, layer.in_channels, *layer.kernel_size)
-    with torch.inference_mode():
-        patches = torch.from_numpy(np.ascontiguousarray(evidence.held_out.patches.T)).reshape(shape)
-        predicted = fitted(evidence, method, ranks, alone)(patches).flatten(1).double().numpy()
-    difference = evidence.held_out.target.T - predicted
-    return float(((difference.T @ difference) * evidence.metric).sum() / len(difference))
+    replacement = fitted(evidence, method, ranks, alone)
+    errors = []
+    for samples in (evidence.fit, evidence.held_out):
+        with torch.inference_mode():
+            patches = torch.from_numpy(np.ascontiguousarray(samples.patches.T)).reshape(shape)
+            predicted = replacement(patches).flatten(1).double().numpy()
+        difference = samples.target.T - predicted
+        errors.append(float(((difference.T @ difference) * evidence.metric).sum() / len(difference)))
+    return sum(errors) / 2

@@ -314,7 +314,7 @@ def _share_elsewhere(
     options: Options,
 ) -> float:
     """Share of the network's time that no menu covers, from times taken one after the other."""
-    # the table may come from another day, when the machine was busier: it tells ratios, not the network's time
+    # the table may come from another day, when the machine was busier: it tells ratios alone
     with TemporaryDirectory() as folder:
         layers = [Request(layer=menu.layer) for menu in menus]
         fresh = latency_table(layers, setting, cache=Path(folder))
