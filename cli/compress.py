@@ -131,8 +131,23 @@ def _check(given: dict[str, Any]) -> None:
         raise click.UsageError("--max-drop looks for the speedup itself; give --speedup once or not at all")
     if given["max_drop"] is not None and given["plan"] is not None:
         raise click.UsageError("--max-drop chooses the ranks; it can't be given beside --plan")
+    if given["plan"] is not None and len(given["speedup"] or ()) > 1:
+        raise click.UsageError("--plan settles all ranks; several speedups can't be given beside it")
     if given["train"] is not None and given["finetune"] is None:
         raise click.UsageError("--train needs --finetune upper or all")
+
+
+def _check_used(options: Any) -> None:
+    """Refuse what would change nothing."""
+    from cnncompress.options import KNAPSACK
+
+    if options.budget != "latency" and (options.runtime, options.threads, options.batch) != ("torch", 1, 1):
+        raise click.UsageError("--runtime, --threads and --batch are those of --budget latency; add it")
+    if options.ranks != KNAPSACK and (options.distortion != "loss" or not options.probes):
+        raise click.UsageError(
+            f"--distortion and --no-probes are for --ranks {KNAPSACK}, not for {options.ranks}; add it, or "
+            "leave them out"
+        )
 
 
 # flags that stand for an option of the method
@@ -213,6 +228,7 @@ def _prepared(given: dict[str, Any], report: Callable[[Any], None]) -> tuple[Any
         allow_slower=given["allow_slower"],
         compare=given["compare"],
     )
+    _check_used(options)
     network = load(given, report)
     common = {"preprocess": network.preprocess, "seed": options.seed, "max_bad": given["max_bad"]}
     # labels that train must be numbered as the network's outputs are, not by the alphabet

@@ -34,7 +34,7 @@ def explain(out: Path, layer: str | None, as_json: bool) -> None:
     for text in headline(report):
         click.echo(text)
     click.echo()
-    if not report.get("planner"):
+    if "unit" not in (report.get("planner") or {}):  # trials alone, of a rule that keeps no record
         _print_reasons(report, layer)
     elif layer is None:
         _print_choices(report)

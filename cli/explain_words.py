@@ -23,8 +23,8 @@ def headline(report: Mapping[str, Any]) -> list[str]:
     Returns:
         A few lines.
     """
-    planner = report.get("planner")
-    if not planner:
+    planner = report.get("planner") or {}
+    if "unit" not in planner:
         asked = report["asked"]
         aim = (
             f"asked {format_times(asked['speedup'])} by {asked['budget']}"

@@ -47,7 +47,7 @@ class DefaultGroup(click.Group):
             click.echo("error: " + " ".join(str(error).split()), err=True)
             ctx.exit(FAILED)
         except KeyboardInterrupt:
-            click.echo("interrupted; nothing was written", err=True)
+            click.echo("interrupted; what was not finished was not written", err=True)
             ctx.exit(INTERRUPTED)
 
 

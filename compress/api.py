@@ -8,7 +8,7 @@ from torch import nn
 
 from cnncompress.data import Source, open_source
 from cnncompress.default_data import default_data
-from cnncompress.drop_search import search_within_drop
+from cnncompress.drop_search import check_drop, search_within_drop
 from cnncompress.errors import OptionError
 from cnncompress.events import Reporter, silent
 from cnncompress.image_source import ImageSource
@@ -152,11 +152,15 @@ def compress_within_drop(
     Raises:
         OptionError: the drop isn't positive, or there are no labels to measure it by.
     """
+    check_drop(max_drop)
+    unlabelled = OptionError(
+        "a largest drop needs labelled images to measure it by; pass evaluation images (--eval)"
+    )
+    if calibration is not None and evaluation is None:  # only default data bring labels of their own
+        raise unlabelled
     session = Session(
         network, calibration, evaluation, options, report, training=training, speedups=(options.speedup, 2.0)
     )
     if session.evaluation is None:
-        raise OptionError(
-            "a largest drop needs labelled images to measure it by; pass evaluation images (--eval)"
-        )
+        raise unlabelled
     return search_within_drop(session.run, options, max_drop, report)

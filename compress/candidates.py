@@ -33,10 +33,18 @@ def enumerate_candidates(
     for method in methods:
         if method.obstacle(layer):
             continue
-        settings = method.settings(layer, _coarse(method, layer, method.rank_step(layer, align)))
-        cheaper = [ranks for ranks in settings if method.macs(layer, ranks) < layer.macs]
+        cheaper = [
+            ranks for ranks in _settings(method, layer, align) if method.macs(layer, ranks) < layer.macs
+        ]
         found += [(method, ranks) for ranks in _thinned(cheaper, most)]
     return found
+
+
+def _settings(method: Decomposition, layer: LayerInfo, align: int) -> Sequence[Ranks]:
+    asked = method.asked(layer)
+    if asked is not None:
+        return [ranks for ranks in method.settings(layer, 1) if ranks == asked]
+    return method.settings(layer, _coarse(method, layer, method.rank_step(layer, align)))
 
 
 def _coarse(method: Decomposition, layer: LayerInfo, step: int) -> int:

@@ -18,6 +18,19 @@ _SLOWEST = 1.1
 _STEP = 1.6  # from a speedup that is within to the next one, until one is not
 
 
+def check_drop(max_drop: float) -> None:
+    """Refuse what is no drop.
+
+    Args:
+        max_drop: of top-1 accuracy, in points.
+
+    Raises:
+        OptionError: it isn't above 0.
+    """
+    if not (isfinite(max_drop) and max_drop > 0):
+        raise OptionError(f"the largest drop must be above 0 points, got {max_drop:g}")
+
+
 def search_within_drop(
     run: Callable[[Options], Result], options: Options, max_drop: float, report: Reporter
 ) -> Result:
@@ -35,8 +48,7 @@ def search_within_drop(
     Raises:
         OptionError: the drop isn't above 0, or no speedup keeps it.
     """
-    if not (isfinite(max_drop) and max_drop > 0):
-        raise OptionError(f"the largest drop must be above 0 points, got {max_drop:g}")
+    check_drop(max_drop)
     trials: list[dict[str, Any]] = []
     best: Result | None = None
     within, beyond, speedup = 1.0, float("inf"), options.speedup
@@ -56,7 +68,8 @@ def search_within_drop(
         tried = ", ".join(f"{trial['speedup']:g}x" for trial in trials)
         raise OptionError(f"no speedup that was tried ({tried}) keeps the drop within {max_drop:g} points")
     planner = best.report.get("planner") or {}
-    return replace(best, report=best.report | {"planner": {**planner, "trials": trials}})
+    searched = {**planner, "trials": trials, "max_drop": max_drop}
+    return replace(best, report=best.report | {"planner": searched})
 
 
 def _tried(
@@ -81,7 +94,9 @@ def _next(within: float, beyond: float) -> float | None:
     if beyond == float("inf"):
         return within * _STEP
     low = max(within, _SLOWEST)
-    return None if beyond / low <= FINEST else sqrt(low * beyond)
+    if beyond / low > FINEST:
+        return sqrt(low * beyond)
+    return _SLOWEST if within < _SLOWEST < beyond else None
 
 
 def _described(trial: dict[str, Any], max_drop: float) -> str:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cnncompress.errors import DataError, NumericsError
+from cnncompress.errors import DataError, ModelError, NumericsError
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
 from cnncompress.image_source import ImageSource
 from cnncompress.memory_layout import layout_of
@@ -109,6 +109,15 @@ def _last_output(model: nn.Module, name: str | None) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
+def _tensor(answer: Any) -> Tensor:
+    if not isinstance(answer, Tensor):
+        raise ModelError(
+            f"the network's output is a {type(answer).__name__}, but a tensor is compared; "
+            "wrap the network so that it returns one"
+        )
+    return answer
+
+
 class _RelativeError:
     """Streams ||a - b||² / ||a||²."""
 
@@ -150,7 +159,7 @@ class OriginalOutputs:
         """
         if indices not in self._kept:
             with _last_output(self.model, self._features) as caught:
-                answer = self.model(images)
+                answer = _tensor(self.model(images))
             found = (answer, caught.pop() if self._features is not None else None)
             size = sum(part.numel() * part.element_size() for part in found if part is not None)
             if size > self._memory:
@@ -186,6 +195,7 @@ def compare(
 
     Raises:
         DataError: no image could be read.
+        ModelError: an output is no tensor.
         NumericsError: an output is NaN or infinite.
     """
     stage, begun = "evaluate", time.perf_counter()
@@ -213,7 +223,7 @@ def compare(
             reference = next(answers.model.parameters())
             ready = images.to(reference.device, reference.dtype, memory_format=layout)
             y, map_original = answers(tuple(batch.indices.tolist()), ready)
-            y_hat = compressed(ready)
+            y_hat = _tensor(compressed(ready))
             if not bool(torch.isfinite(y_hat).all()):
                 raise NumericsError("the compressed network's output holds NaN or infinity on real images")
             outputs.add(y, y_hat)

@@ -56,7 +56,9 @@ class Outline:
         Returns:
             The ranks, or None if they are to be chosen.
         """
-        return options.layer_ranks.get(layer.name) or self.menus[layer.name][0].asked(layer)
+        first, *others = self.menus[layer.name]
+        # of several methods each keeps its own, and there still is a choice
+        return options.layer_ranks.get(layer.name) or (None if others else first.asked(layer))
 
     def without(self, reasons: Mapping[str, str]) -> "Outline":
         """The same outline with some more layers that stay.
@@ -113,10 +115,36 @@ def outline(layers: tuple[LayerInfo, ...], options: Options) -> Outline:
         include_linear=options.include_linear,
     )
     found = Outline(layers, menus, reasons)
-    if options.ranks != KNAPSACK:
-        # flat energies: the ranks mean nothing, but whether the budget can be met doesn't depend on them
-        _choose(found, options, _flat(found))
+    if options.ranks == KNAPSACK:
+        return _with_settled(found, options)
+    # flat energies: the ranks mean nothing, but whether the budget can be met doesn't depend on them
+    _choose(found, options, _flat(found))
     return found
+
+
+def _with_settled(found: Outline, options: Options) -> Outline:
+    """The outline in which layers of settled ranks keep the one method that these are for."""
+    layers = {layer.name: layer for layer in found.layers}
+    menus = dict(found.menus)
+    for name, ranks in options.layer_ranks.items():
+        if name in menus:
+            fitting = [method for method in menus[name] if len(method.rank_names) == len(ranks)]
+            menus[name] = (*fitting, *menus[name])[:1]
+    narrowed = replace(found, menus=menus)
+    settled = [
+        Candidate(layer=layers[name], method=methods[0], step=1)
+        for name, methods in menus.items()
+        if narrowed.settled(layers[name], options) is not None
+    ]
+    choose_ranks(  # refuses what doesn't fit
+        settled,
+        total=0,
+        fixed=0,
+        speedup=options.speedup,
+        given=options.layer_ranks,
+        allow_dearer=options.allow_slower,
+    )
+    return narrowed
 
 
 def plan_layers(

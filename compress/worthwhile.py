@@ -139,13 +139,13 @@ def untrained(
         A network that shares the weights of the layers that stay.
     """
     layers = {layer.name: layer for layer in described}
-    device = next(original.parameters()).device
+    reference = next(original.parameters())
     changed = copy_sharing_weights(original)
     for plan in plans:
         if plan.method != "none":
             chain = make(plan.method, plan.options).build(layers[plan.name], plan.ranks)
             _disorder_(chain)
-            changed.set_submodule(plan.name, chain.eval().to(device))
+            changed.set_submodule(plan.name, chain.eval().to(reference.device, reference.dtype))
     absorb_orders(changed, pinned=pinned)
     return changed
 

@@ -23,6 +23,8 @@ from cnncompress.solvers.reduced_rank import descending_eigh
 Pair = tuple[Array, Array]
 """Regressors of shape (inputs, samples) and responses of shape (outputs, samples)."""
 
+_FEWEST = 400  # fitted samples that judge
+
 
 @dataclass(frozen=True, eq=False)
 class NestedRegression:
@@ -68,8 +70,12 @@ class NestedRegression:
         lower = xp.astype(xp.linalg.cholesky(moment + strength * identity), regressors.dtype)
         pulled = regressors @ responses.T + strength * prior.T
         judging, target = held_out[0] - means[0], held_out[1] - means[1]
+        # as many of the fitted samples judge as there are of the others
+        fitted = min(regressors.shape[1], max(judging.shape[1], _FEWEST))
+        step = regressors.shape[1] // fitted
+        regressors, responses = (values[:, : step * fitted : step] for values in (regressors, responses))
         solved = xp.linalg.solve(lower, xp.concat((pulled, regressors, judging), axis=1))
-        outputs, fitted = responses.shape
+        outputs = responses.shape[0]
         judged = (
             (solved[:, outputs : outputs + fitted], responses),
             (solved[:, outputs + fitted :], target),

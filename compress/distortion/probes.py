@@ -96,6 +96,8 @@ class _Bench:
 
     def loss(self, name: str, module: nn.Module) -> float:
         """The loss with one layer replaced."""
+        reference = next(self._network.parameters())
+        module = module.to(reference.device, reference.dtype)
         place = self._steps.place_of(name) if self._steps is not None else None
         answers = (
             self._whole(name, module)

@@ -5,7 +5,7 @@ errors of all pairs of ranks. Any other method is fitted for real and run on the
 Either way the error is that of a linear fit on undisturbed inputs, before the activation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -24,6 +24,7 @@ from cnncompress.responses import Responses, Samples, Statistics
 from cnncompress.solvers.joint_moments import JointMoments
 from cnncompress.solvers.nested_regression import NestedRegression, least_errors, projection_errors
 
+_ALONG = 16  # numbers of filters at which errors are counted, those between are interpolated
 _BASES = 4  # of directions to truncate to, for all numbers of filters; each takes an eigendecomposition
 
 
@@ -63,17 +64,17 @@ def candidate_losses(
         Mean squared errors, halfway between those on fitted and on held-out samples, shape (candidates,).
     """
     losses = np.empty(len(candidates))
-    by_method: dict[Decomposition, list[int]] = {}
+    by_projection: dict[str | None, list[int]] = {}
     for place, (method, _) in enumerate(candidates):
-        by_method.setdefault(method, []).append(place)
-    for method, places in by_method.items():
-        settings = [candidates[place][1] for place in places]
-        if method.projection == "none":
-            losses[places] = _of_projections(evidence, [rank for (rank,) in settings])
-        elif method.projection is not None:
-            losses[places] = _of_regressions(evidence, method, settings)
+        by_projection.setdefault(method.projection, []).append(place)
+    for projection, places in by_projection.items():
+        mine = [candidates[place] for place in places]
+        if projection is None:
+            losses[places] = [_of_fit(evidence, method, ranks) for method, ranks in mine]
+        elif projection == "none":
+            losses[places] = _of_projections(evidence, [rank for _, (rank,) in mine])
         else:
-            losses[places] = [_of_fit(evidence, method, ranks) for ranks in settings]
+            losses[places] = _of_regressions(evidence, mine)
     return losses
 
 
@@ -97,30 +98,46 @@ def _of_projections(evidence: Evidence, ranks: Sequence[int]) -> list[float]:
     return least_errors(ranks, errors)
 
 
-def _of_regressions(evidence: Evidence, method: Decomposition, settings: Sequence[Ranks]) -> list[float]:
-    assert method.projection is not None
-    most, size = max(ranks[0] for ranks in settings), evidence.layer.kernel_size
-    filters, rest = projection_split(method.projection, evidence.weight, evidence.fit.patches, most)
+def _of_regressions(evidence: Evidence, candidates: Sequence[tuple[Decomposition, Ranks]]) -> list[float]:
+    """Errors of methods that share one projection."""
+    projection = candidates[0][0].projection
+    assert projection is not None
+    most, size = max(ranks[0] for _, ranks in candidates), evidence.layer.kernel_size
+    filters, rest = projection_split(projection, evidence.weight, evidence.fit.patches, most)
     prior = rest.reshape(len(rest), -1)
     fit, held_out = (
-        (projected(method.projection, filters, samples.patches, size), samples.target)
+        (projected(projection, filters, samples.patches, size), samples.target)
         for samples in (evidence.fit, evidence.held_out)
     )
     nested = NestedRegression.on(fit, held_out, prior=prior, metric=evidence.metric, ridge=RIDGE)
     per_filter = prior.shape[1] // len(filters)
-    numbers = sorted({ranks[0] for ranks in settings})
-    anchors = sorted({numbers[place * (len(numbers) - 1) // (_BASES - 1)] for place in range(_BASES)})
-    bases = {number: nested.directions(number * per_filter) for number in anchors if method.truncates}
-    found: dict[Ranks, float] = {}
-    for number in numbers:
-        mine = [ranks for ranks in settings if ranks[0] == number]
-        if method.truncates:
-            nearest = anchors[int(np.argmin([abs(anchor - number) for anchor in anchors]))]
-            errors = nested.errors(number * per_filter, bases[nearest])
-            found |= dict(zip(mine, least_errors([ranks[1] for ranks in mine], errors), strict=True))
-        else:
-            found |= {ranks: nested.error(number * per_filter) for ranks in mine}
-    return [found[ranks] for ranks in settings]
+    full = sorted({ranks[0] for method, ranks in candidates if not method.truncates})
+    truncated = sorted({ranks[0] for method, ranks in candidates if method.truncates})
+    at_full = _between(full, {n: nested.error(n * per_filter) for n in _spread(full, _ALONG)})
+    bases = {n: nested.directions(n * per_filter) for n in _spread(truncated, _BASES)}
+    of_all_ranks = {
+        n: nested.errors(n * per_filter, bases[min(bases, key=lambda base: (abs(base - n), base))])
+        for n in truncated
+    }
+    return [
+        least_errors(ranks[1:], of_all_ranks[ranks[0]])[0] if method.truncates else at_full[ranks[0]]
+        for method, ranks in candidates
+    ]
+
+
+def _spread(values: Sequence[int], count: int) -> list[int]:
+    """Some of ascending values, the first and the last among them."""
+    places = np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int)
+    return [values[place] for place in np.unique(places)]
+
+
+def _between(values: Sequence[int], known: Mapping[int, float]) -> dict[int, float]:
+    """Errors at all values, interpolated on a logarithmic scale."""
+    if not values:
+        return {}
+    errors = np.log(np.maximum(list(known.values()), np.finfo(float).tiny))
+    found = np.exp(np.interp(values, list(known), errors))
+    return dict(zip(values, found.tolist(), strict=True))
 
 
 def linear(method: Decomposition) -> Decomposition:

@@ -1,7 +1,7 @@
 """Spends a budget on the menus, and says why each layer got what it got."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cnncompress.decompositions import options_of
@@ -148,8 +148,15 @@ def spend(menus: Sequence[LayerMenu], budget: Budget) -> Chosen:
     Raises:
         BudgetError: the speedup can't be reached; it says which can and what is in the way.
     """
+    choices = [menu.choices(budget.cost) for menu in menus]
+    if all(menu.settled for menu in menus):
+        # the user has settled everything: the cost is what it is
+        spent = float(sum(one.costs[0] for one in choices))
+        budget = replace(budget, speedup=budget.total / (budget.fixed + spent))
+        selection = choose(choices, budget=spent)
+        return Chosen(menus=tuple(menus), selection=selection, budget=budget)
     try:
-        selection = choose([menu.choices(budget.cost) for menu in menus], budget=budget.left)
+        selection = choose(choices, budget=budget.left)
     except UnreachableBudgetError as problem:
         raise BudgetError(_unreachable(menus, budget, float(problem.least))) from problem
     return Chosen(menus=tuple(menus), selection=selection, budget=budget)
