@@ -38,7 +38,7 @@ def _single(given: dict[str, Any]) -> None:
     from cnncompress.cli.tables import print_layers, verdict
     from cnncompress.folder import check_folder
 
-    folder = given["output"] or default_folder(given["model"], given["speedup"], given["method"])
+    folder = given["output"] or _default_folder(given)
     overwrite = given["overwrite"] or given["output"] is None
     check_folder(folder, overwrite=overwrite)
     # whatever a library prints must not end up between the braces
@@ -62,6 +62,7 @@ def _front(given: dict[str, Any], speedups: tuple[float, ...]) -> None:
     from cnncompress import api
     from cnncompress.cli.progress import Progress
     from cnncompress.cli.tables import print_front, verdict
+    from cnncompress.errors import CompressError
     from cnncompress.folder import check_folder
     from cnncompress.front import front_json, point_of, write_front
 
@@ -74,12 +75,17 @@ def _front(given: dict[str, Any], speedups: tuple[float, ...]) -> None:
     with redirect_stdout(sys.stderr), Progress(quiet=given["quiet"]) as report:
         network, sources, options, training = _prepared(given, report)
         results = api.compress_speedups(network, *sources, options, speedups, report, training=training)
-        for name, result in zip(names, results, strict=True):
-            folder = result.save(together / name, overwrite=overwrite, report=report)
-            written = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            points.append(point_of(written, name))
-            lines.append(f"{verdict(written)} -> {folder}")
-            write_front(together, network.name, points)
+        try:
+            for name, result in zip(names, results, strict=True):
+                folder = result.save(together / name, overwrite=overwrite, report=report)
+                written = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+                points.append(point_of(written, name))
+                lines.append(f"{verdict(written)} -> {folder}")
+                write_front(together, network.name, points)
+        except CompressError:
+            for line in lines:  # these are there, whatever became of the others
+                click.echo(line, err=True)
+            raise
     front = front_json(network.name, points)
     if given["as_json"]:
         click.echo(json.dumps(front, indent=2))
@@ -89,6 +95,12 @@ def _front(given: dict[str, Any], speedups: tuple[float, ...]) -> None:
     for line in lines:
         click.echo(line)
     click.echo(f"{network.name}: {len(points)} networks side by side -> {together / 'front.html'}")
+
+
+def _default_folder(given: dict[str, Any]) -> Path:
+    if given["max_drop"] is not None:
+        return Path(OUTPUT) / f"{file_name(given['model'])}-drop-{given['max_drop']:g}"
+    return default_folder(given["model"], given["speedup"], given["method"])
 
 
 def default_folder(model: str, speedup: float | None, method: str = "gsvd3d") -> Path:
@@ -127,6 +139,8 @@ def _check(given: dict[str, Any]) -> None:
         raise click.UsageError("--ranks manual and --plan FILE go together")
     if given["labels"] is not None and given["evaluation"] is None:
         raise click.UsageError("--labels needs --eval")
+    if len(given["speedup"] or ()) > 1 and given["plan"] is not None:
+        raise click.UsageError("--plan settles all ranks; several speedups can't be given beside it")
     if given["max_drop"] is not None and len(given["speedup"] or ()) > 1:
         raise click.UsageError("--max-drop looks for the speedup itself; give --speedup once or not at all")
     if given["max_drop"] is not None and given["plan"] is not None:
@@ -178,7 +192,8 @@ def _method_options(given: dict[str, Any]) -> dict[str, Any]:
 def _names(method: str) -> list[str]:
     from cnncompress.options import AUTO, AUTO_METHODS
 
-    return list(AUTO_METHODS) if method == AUTO else [name.strip() for name in method.split(",")]
+    named = [name.strip() for name in method.split(",")]
+    return [*named, *(AUTO_METHODS if AUTO in named else ())]
 
 
 def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:

@@ -125,8 +125,8 @@ def verdict(report: Mapping[str, Any]) -> str:
     if asked["budget"] == "latency":
         parts = [f"{_measured(report)} ({aim}), {format_times(macs['conv_speedup'])} fewer conv MACs"]
     elif asked["budget"] == "parameters":
-        params = report["params"]
-        parts = [f"{format_times(params['before'] / params['after'])} fewer parameters in all ({aim})"]
+        planner = report["planner"]
+        parts = [f"{format_times(planner['total'] / planner['spent'])} fewer parameters ({aim})"]
     else:
         delivered = macs["conv_speedup"] if asked["budget"] == "conv MACs" else macs["speedup"]
         parts = [f"{format_times(delivered)} fewer {asked['budget']} ({aim})"]

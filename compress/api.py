@@ -29,6 +29,8 @@ __all__ = [
     "load",
 ]
 
+_UNLABELLED = "a largest drop needs labelled images to measure it by; pass evaluation images (--eval)"
+
 
 def compress_model(
     model: nn.Module,
@@ -118,7 +120,12 @@ def compress_speedups(
 
     Yields:
         A result for each, as soon as it is made.
+
+    Raises:
+        OptionError: there is no speedup.
     """
+    if not speedups:
+        raise OptionError("name at least one speedup")
     each = [replace(options, speedup=speedup) for speedup in speedups]
     session = Session(network, calibration, evaluation, each[0], report, training=training, speedups=speedups)
     for one in each:
@@ -153,14 +160,11 @@ def compress_within_drop(
         OptionError: the drop isn't positive, or there are no labels to measure it by.
     """
     check_drop(max_drop)
-    unlabelled = OptionError(
-        "a largest drop needs labelled images to measure it by; pass evaluation images (--eval)"
-    )
     if calibration is not None and evaluation is None:  # only default data bring labels of their own
-        raise unlabelled
+        raise OptionError(_UNLABELLED)
     session = Session(
         network, calibration, evaluation, options, report, training=training, speedups=(options.speedup, 2.0)
     )
     if session.evaluation is None:
-        raise unlabelled
+        raise OptionError(_UNLABELLED)
     return search_within_drop(session.run, options, max_drop, report)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import isfinite, sqrt
 from typing import Any
 
-from cnncompress.errors import BudgetError, OptionError
+from cnncompress.errors import BudgetError, OptionError, SlowerError
 from cnncompress.events import Note, Reporter
 from cnncompress.options import Options
 from cnncompress.result import Result
@@ -66,7 +66,10 @@ def search_within_drop(
         speedup = following
     if best is None:
         tried = ", ".join(f"{trial['speedup']:g}x" for trial in trials)
-        raise OptionError(f"no speedup that was tried ({tried}) keeps the drop within {max_drop:g} points")
+        why = next((f": {trial['problem']}" for trial in reversed(trials) if "problem" in trial), "")
+        raise OptionError(
+            f"no speedup that was tried ({tried}) keeps the drop within {max_drop:g} points{why}"
+        )
     planner = best.report.get("planner") or {}
     searched = {**planner, "trials": trials, "max_drop": max_drop}
     return replace(best, report=best.report | {"planner": searched})
@@ -78,7 +81,7 @@ def _tried(
     trial: dict[str, Any] = {"speedup": options.speedup, "drop": None, "images": 0, "within": False}
     try:
         result = run(options)
-    except BudgetError as problem:
+    except (BudgetError, SlowerError) as problem:
         return trial | {"problem": str(problem)}, None
     accuracy = result.report["accuracy"]
     if accuracy is None:

@@ -195,7 +195,6 @@ def compare(
 
     Raises:
         DataError: no image could be read.
-        ModelError: an output is no tensor.
         NumericsError: an output is NaN or infinite.
     """
     stage, begun = "evaluate", time.perf_counter()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from math import isfinite
 from typing import Any, Literal
 
@@ -43,8 +44,9 @@ class Options:
         runtime: that the time is measured in, of `cnncompress.runtimes.RUNTIMES`.
         threads: compute threads of that runtime.
         batch: images at a time in that runtime.
-        method: name of a decomposition, several with commas between them to choose from for each layer, or
-            ``"auto"`` for `AUTO_METHODS`; empty for `DEFAULT_METHOD`, or for none if there are ``methods``.
+        method: name of a decomposition, several with commas between them to choose from for each layer,
+            ``"auto"`` among them for `AUTO_METHODS`; empty for `DEFAULT_METHOD`, or for none if there are
+            ``methods``.
         method_options: for its fields.
         methods: decompositions of single layers, or their names, by patterns of layer names; other layers
             stay unless ``method`` is given too. Their options, seeds among them, are theirs.
@@ -163,9 +165,9 @@ class Options:
     @property
     def method_names(self) -> tuple[str, ...]:
         """Names of the methods that layers without one of their own choose from."""
-        if self.method == AUTO:
-            return AUTO_METHODS
-        return tuple(name for part in self.method.split(",") if (name := part.strip()))
+        named = [name for part in self.method.split(",") if (name := part.strip())]
+        each = (AUTO_METHODS if name == AUTO else (name,) for name in named)
+        return tuple(dict.fromkeys(chain.from_iterable(each)))
 
     def default_methods(self) -> tuple[Decomposition, ...]:
         """The methods that layers without one of their own choose from.

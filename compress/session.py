@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import exp, log
 from typing import Any
 
 import torch
@@ -33,9 +32,11 @@ from cnncompress.memory_layout import CONTIGUOUS_NOTE, faster_layout
 from cnncompress.network import Network
 from cnncompress.options import KNAPSACK, Options
 from cnncompress.plan import LayerPlan, Plan
+from cnncompress.planner.counted import plan_counted
 from cnncompress.planner.judge import Judge
 from cnncompress.planner.menus import LayerMenu
-from cnncompress.planner.run import Planned, plan_counted, plan_latency
+from cnncompress.planner.planned import Planned
+from cnncompress.planner.timed import plan_latency
 from cnncompress.planning import outline
 from cnncompress.prefix import Prefix
 from cnncompress.result import Result
@@ -108,7 +109,8 @@ class Session:
         self._source = calibration
         self._training = calibration if training is None else training
         self._speedups = tuple(speedups) or (options.speedup,)
-        self.outlined = outline(self.layers, options)
+        # the hardest first: what can't be reached is refused before any work
+        self.outlined = outline(self.layers, replace(options, speedup=max(self._speedups)))
         if options.finetune:  # refused now rather than after the work
             trained_layers(options.finetune, list(self.outlined.menus), self.layers)
         menus = self.outlined.menus
@@ -127,7 +129,7 @@ class Session:
         """Make a compressed network.
 
         Args:
-            options: with another speedup than that of the session; None for its own.
+            options: with another speedup than that of the session, or fewer methods; None for its own.
 
         Returns:
             The network with its plan and report.
@@ -199,7 +201,7 @@ class Session:
         """Choose methods and ranks of all layers, without solving any.
 
         Args:
-            options: with another speedup or rule than those of the session.
+            options: with another speedup than that of the session, or fewer methods.
             report: receives the progress.
 
         Returns:
@@ -213,6 +215,8 @@ class Session:
             )
             return Settled(plans, times)
         menus = self._judged(report)
+        if options.method != self.options.method:
+            menus = [menu.among(options.method_names) for menu in menus]
         planned: Planned
         if options.budget == "latency":
             planned = plan_latency(
@@ -228,8 +232,7 @@ class Session:
             judge = Judge(
                 self.outlined, self.original, self._weights, self._known, self._source, self.options, clock
             )
-            typical = exp(sum(map(log, self._speedups)) / len(self._speedups))
-            self._menus = judge.menus(typical)
+            self._menus = judge.menus()
             self._known = replace(self._known, patches=None)  # make room
         return self._menus
 

@@ -16,7 +16,7 @@ from cnncompress.events import Note
 from cnncompress.inspect import LayerInfo, inspect_layers
 from cnncompress.options import AUTO_METHODS, Options
 from cnncompress.patch_samples import PatchSamples
-from cnncompress.planner import run as planner_run
+from cnncompress.planner import counted, timed
 from cnncompress.planner.losses import Evidence, candidate_losses, fitted
 from cnncompress.planner.menus import Entry, LayerMenu, Probe
 from cnncompress.planner.selection import Budget, spend
@@ -261,9 +261,9 @@ class _Clock:
         layers = inspect_layers(net, (3, 16, 16))
         self.fixed = 0.1 * sum(layer.macs for layer in layers)
         self.total = self.fixed + sum(layer.macs for layer in layers if layer.kind == "conv2d")
-        monkeypatch.setattr(planner_run, "latency_table", lambda requests, setting, **_: self)
-        monkeypatch.setattr(planner_run, "latency", self.latency)
-        monkeypatch.setattr(planner_run, "time_plans", lambda *_, **__: {})
+        monkeypatch.setattr(timed, "latency_table", lambda requests, setting, **_: self)
+        monkeypatch.setattr(timed, "latency", self.latency)
+        monkeypatch.setattr(timed, "time_plans", lambda *_, **__: {})
 
     def layer_ms(self, layer: LayerInfo) -> float:
         return float(layer.macs)
@@ -337,7 +337,7 @@ def test_slower_replacements_are_given_up(
             for plan in plans if plan.method != "none"
         }  # fmt: skip
 
-    monkeypatch.setattr(planner_run, "time_plans", times)
+    monkeypatch.setattr(counted, "time_plans", times)
     notes: list[Any] = []
     result = compress_model(
         net,

@@ -11,9 +11,10 @@ from cnncompress.decompositions import make
 from cnncompress.errors import BudgetError
 from cnncompress.inspect import LayerInfo, inspect_layers
 from cnncompress.options import Options
-from cnncompress.planner import run as planner_run
+from cnncompress.planner import timed
 from cnncompress.planner.menus import Entry, LayerMenu
-from cnncompress.planner.run import ROUNDS, Planned, plan_latency
+from cnncompress.planner.planned import Planned
+from cnncompress.planner.timed import ROUNDS, plan_latency
 from cnncompress.planning import Outline
 
 RANKS = range(1, 9)
@@ -41,11 +42,11 @@ def planned(
     """A plan for a network of one layer whose rounds measure the given shares of the asked speedup."""
     shares = iter(reached)
     whole = SimpleNamespace(ms_before=float(layer.macs), speedup=1.0)
-    monkeypatch.setattr(planner_run, "latency_table", lambda *_, **__: Table())
-    monkeypatch.setattr(planner_run, "untrained", lambda *_, **__: None)
-    monkeypatch.setattr(planner_run, "time_plans", lambda *_, **__: {})
+    monkeypatch.setattr(timed, "latency_table", lambda *_, **__: Table())
+    monkeypatch.setattr(timed, "untrained", lambda *_, **__: None)
+    monkeypatch.setattr(timed, "time_plans", lambda *_, **__: {})
     monkeypatch.setattr(
-        planner_run,
+        timed,
         "latency",
         lambda _, changed, *__, **___: (
             whole if changed is not None else SimpleNamespace(speedup=asked * next(shares))

@@ -49,6 +49,7 @@ def finished(budget: str, **values: Any) -> dict[str, Any]:
         "bytes": {"before": 12_000, "after": 4000},
         "fidelity": {"heldout_images": 60, "output_relative_error": 0.084},
         "accuracy": None,
+        "planner": {"total": 4000, "spent": 1000},
         "latency": [latency],
     } | values
 
@@ -67,7 +68,7 @@ def test_the_verdict_on_a_budget_of_time_begins_with_the_clock() -> None:
 
 def test_the_verdict_on_a_budget_of_parameters_counts_these_and_tells_the_speed_beside() -> None:
     line = verdict(finished("parameters"))
-    assert line.startswith("net: 3x fewer parameters in all (asked 4x);")
+    assert line.startswith("net: 4x fewer parameters (asked 4x);")
     assert "measured speed 3.96x (onnxruntime, 2 threads)" in line
     assert "MACs" not in line
     assert "measured" not in verdict(finished("parameters", latency=[]))

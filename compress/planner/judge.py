@@ -30,10 +30,20 @@ REGRESSORS = 2304
 """Beyond these a replacement saves little and takes long to judge."""
 
 PROBE_IMAGES = 16
+PROBE_SPEEDUP = 3.0
+"""Of the layer by its probe: always the same, so that a plan doesn't depend on what else was asked for."""
+
 GRADIENT_IMAGES = 48
 
 FLAT_SHARE = 0.1
 """Share of the loss metric that counts all channels alike: the gradients of some images don't tell all."""
+
+LEFT_BY_LATER = 0.85
+"""Share of a layer's loss that every later layer leaves, since it is fitted to the true responses on the
+disturbed inputs. A probe can't show it: there the later layers are the original ones.
+
+Chosen on VGG-16 at 4x fewer MACs, crops of two photographs, 60 images: the output's error on 12 of them was
+0.195 without it (1), 0.194 with 0.9, 0.193 with 0.8 and 0.199 with 0.7."""
 
 LIMITS = (0.05, 20.0)
 """Of the factor by which a probe changes a layer's losses."""
@@ -66,11 +76,8 @@ class Judge:
         self._known, self._source, self._options, self._report = known, source, options, report
         self._judges = held_out_images(known.collector.indices, share=options.holdout, seed=options.seed)
 
-    def menus(self, speedup: float) -> list[LayerMenu]:
+    def menus(self) -> list[LayerMenu]:
         """The menus of all layers that may be replaced.
-
-        Args:
-            speedup: near which probes are made.
 
         Returns:
             In the order of execution.
@@ -85,10 +92,10 @@ class Judge:
             self._report(StageAdvanced(stage))
         self._report(StageDone(stage, time.perf_counter() - begun))
         if self._options.probes and self._options.distortion != "energy":
-            menus = self._probed(menus, metrics, speedup)
+            menus = self._probed(menus, metrics)
         if self._options.distortion == "energy":
-            menus = [_as_energy(menu) for menu in menus]
-        return menus
+            return [_as_energy(menu) for menu in menus]
+        return [_mended(menu, len(menus) - 1 - place) for place, menu in enumerate(menus)]
 
     def _metrics(self, layers: Sequence[LayerInfo]) -> Mapping[str, NDArray[np.float64]]:
         if self._options.distortion != "loss":
@@ -138,9 +145,9 @@ class Judge:
         return LayerMenu(layer, (Entry.staying(layer), *replaced))
 
     def _probed(
-        self, menus: Sequence[LayerMenu], metrics: Mapping[str, NDArray[np.float64]], speedup: float
+        self, menus: Sequence[LayerMenu], metrics: Mapping[str, NDArray[np.float64]]
     ) -> list[LayerMenu]:
-        chosen = {menu.layer.name: entry for menu in menus if (entry := _typical(menu, speedup)) is not None}
+        chosen = {menu.layer.name: entry for menu in menus if (entry := _typical(menu)) is not None}
 
         def replacements() -> Iterator[tuple[str, nn.Module]]:
             for menu in menus:
@@ -176,13 +183,19 @@ class Judge:
         return probed
 
 
-def _typical(menu: LayerMenu, speedup: float) -> Entry | None:
-    """The replacement with the least loss at about the cost that the speedup leaves the layer."""
+def _typical(menu: LayerMenu) -> Entry | None:
+    """The replacement with the least loss at about the cost that a usual speedup leaves the layer."""
     replaced = [entry for entry in menu.entries if entry.method is not None]
     if menu.settled or not replaced:
         return None
-    within = [entry for entry in replaced if entry.macs * speedup <= menu.layer.macs]
+    within = [entry for entry in replaced if entry.macs * PROBE_SPEEDUP <= menu.layer.macs]
     return min(within or [min(replaced, key=lambda entry: entry.macs)], key=lambda entry: entry.loss)
+
+
+def _mended(menu: LayerMenu, later: int) -> LayerMenu:
+    share = LEFT_BY_LATER**later
+    entries = tuple(replace(entry, loss=entry.loss * share) for entry in menu.entries)
+    return replace(menu, entries=entries, weight=menu.weight * share)
 
 
 def _as_energy(menu: LayerMenu) -> LayerMenu:

@@ -1,6 +1,6 @@
 """What each layer may become, with what it loses and costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,7 +85,7 @@ class LayerMenu:
     Attributes:
         layer: the layer.
         entries: the layer as it is among them, unless the user settled the ranks.
-        weight: by which the losses were multiplied after the probe.
+        weight: by which the losses were multiplied after the probe and for what later layers mend.
         probe: of the layer, if one was made.
         settled: whether the user chose the only entry.
     """
@@ -122,6 +122,19 @@ class LayerMenu:
         """
         kept = tuple(entry for entry in self.entries if entry.method is None or not unwanted(entry))
         return replace(self, entries=kept)
+
+    def among(self, names: Collection[str]) -> "LayerMenu":
+        """The menu of fewer methods.
+
+        Args:
+            names: of the methods; a layer that none of them fits keeps its menu.
+
+        Returns:
+            The menu.
+        """
+        if not any(entry.label in names for entry in self.entries):
+            return self
+        return self.without(lambda entry: entry.label not in names)
 
     def choices(self, cost: Callable[[LayerInfo, Entry], float]) -> Choices:
         """The menu as the solver reads it.

@@ -96,14 +96,17 @@ def quality(given: argparse.Namespace) -> None:
         speedup=given.speedup,
         allow_slower=True,
     )
-    strategies: list[tuple[str, Options]] = [("auto", base)]
-    strategies += [(name, replace(base, method=name)) for name in given.singles.split(",") if name]
+    chosen = ["auto", *(name for name in given.singles.split(",") if name)]
+    strategies = [(name, replace(base, method=name)) for name in chosen]
     for rule in ("greedy", "uniform"):
-        strategies.append((f"gsvd3d {rule}", replace(base, method="gsvd3d", budget="macs", ranks=rule)))
+        paper = replace(base, method="gsvd3d", budget="macs", ranks=rule)
+        strategies.append((f"gsvd3d {rule}", paper))
+    shared = session_of(given, base, [given.speedup] * len(chosen))
     for name, options in strategies:
         try:
-            session = session_of(given, options, [given.speedup])
-            speedup = given.speedup if options.budget == "latency" else macs_at(session, options, given)
+            counted = options.budget == "macs"
+            session = session_of(given, options, [given.speedup]) if counted else shared
+            speedup = macs_at(session, options, given) if counted else given.speedup
             result = session.run(replace(options, speedup=speedup))
         except CompressError as problem:
             print(json.dumps({"strategy": name, "problem": str(problem)}), flush=True)

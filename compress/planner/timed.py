@@ -1,7 +1,7 @@
-"""A plan for one speedup: within multiply-accumulates, or within measured time."""
+"""A plan within measured time, checked on the whole network and corrected."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,19 +9,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnncompress.errors import BudgetError, SlowerError
+from cnncompress.errors import BudgetError
 from cnncompress.events import Note, Reporter
 from cnncompress.inspect import LayerInfo
 from cnncompress.latency import LatencyTable, Request, Setting, latency_table
-from cnncompress.layer_timing import LayerTime, is_slower
 from cnncompress.measure import Latency, latency
 from cnncompress.memory_layout import layout_of
 from cnncompress.options import Options
-from cnncompress.plan import LayerPlan
 from cnncompress.planner.menus import Entry, LayerMenu
-from cnncompress.planner.selection import Budget, Chosen, spend
+from cnncompress.planner.planned import Planned
+from cnncompress.planner.selection import Budget, spend
 from cnncompress.planning import Outline
-from cnncompress.worthwhile import reason_of, time_plans, untrained
+from cnncompress.worthwhile import time_plans, untrained
 
 ROUNDS = 3
 """How often the whole network is measured at most before the best plan so far is taken."""
@@ -35,153 +34,6 @@ NEAR = 0.97
 _MOST_ELSEWHERE = 0.95  # a network that is nearly all elsewhere can't be planned by its layers
 
 _PAIRS = 15  # of timed runs of the whole network in a round
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A plan and how it came about.
-
-    Attributes:
-        plans: of every layer.
-        chosen: what was spent on which layer.
-        times: of the replacements that were timed alone, by the layer's name.
-        rounds: what each round aimed at and measured, JSON-able.
-        setting: of the latency table; None for a budget in multiply-accumulates.
-    """
-
-    plans: list[LayerPlan]
-    chosen: Chosen
-    times: Mapping[str, LayerTime] = field(default_factory=dict)
-    rounds: Sequence[Mapping[str, Any]] = ()
-    setting: Setting | None = None
-
-    def to_json(self, asked: float) -> dict[str, Any]:
-        """What the report holds of the planner.
-
-        Args:
-            asked: the speedup that the user wanted.
-
-        Returns:
-            JSON-able values.
-        """
-        budget, selection = self.chosen.budget, self.chosen.selection
-        lines = self.chosen.lines()
-        for line in lines:
-            timed = self.times.get(line["name"])
-            line["measured_ms"] = timed.ms_after if timed is not None else None
-        return {
-            "rule": "knapsack",
-            "unit": budget.unit,
-            "setting": None
-            if self.setting is None
-            else {
-                "runtime": self.setting.runtime,
-                "threads": self.setting.threads,
-                "batch": self.setting.batch,
-                "device": self.setting.device,
-            },
-            "asked": asked,
-            "budget": budget.fixed + budget.left,
-            "spent": budget.fixed + selection.cost,
-            "fixed": budget.fixed,
-            "total": budget.total,
-            "loss": selection.loss,
-            "bound": selection.bound,
-            "gap": selection.gap,
-            "proved": selection.proved,
-            "price": selection.price,
-            "rounds": [dict(one) for one in self.rounds],
-            "layers": lines,
-            "trials": [],
-        }
-
-
-def plan_counted(
-    found: Outline,
-    menus: Sequence[LayerMenu],
-    original: nn.Module,
-    options: Options,
-    report: Reporter,
-    *,
-    pinned: str | None = None,
-) -> Planned:
-    """The least loss within multiply-accumulates or parameters; what turns out slower is given up.
-
-    Args:
-        found: the outline.
-        menus: of the layers that may be replaced.
-        original: the network.
-        options: of the run.
-        report: hears of each replacement that is given up.
-        pinned: submodule whose output keeps its channel order.
-
-    Returns:
-        The plan.
-
-    Raises:
-        BudgetError: the speedup can't be reached.
-        SlowerError: it can't without replacements that are slower than their layers.
-    """
-    counted = found.counted(include_linear=options.include_linear)
-    whole = {layer.name: Entry.staying(layer) for layer in counted}
-    stays = [entry for name, entry in whole.items() if name not in found.menus]
-    cost = _parameters if options.budget == "params" else _macs
-    budget = Budget(
-        unit="parameters" if options.budget == "params" else "MACs",
-        total=sum(map(cost, whole.values())),
-        fixed=sum(map(cost, stays)),
-        speedup=options.speedup,
-        cost=lambda _, entry: cost(entry),
-    )
-    given_up: list[str] = []
-    times: dict[str, LayerTime] = {}
-    while True:
-        try:
-            chosen = spend(menus, budget)
-        except BudgetError as problem:
-            if not given_up:
-                raise
-            raise SlowerError(
-                f"{given_up[0]}; without it {problem}; --allow-slower replaces slower ones too"
-            ) from problem
-        plans = chosen.plans(found.layers, found.reasons)
-        if not options.measure:
-            return Planned(plans=plans, chosen=chosen)
-        new = [plan for plan in plans if plan.method != "none"]
-        times = time_plans(found.layers, plans, original, report, pinned=pinned)
-        slower = {name: time for name, time in times.items() if is_slower(time.speedup)}
-        if not slower or options.allow_slower:
-            return Planned(plans=plans, chosen=chosen, times=times)
-        menus = [_without_slower(menu, new, slower.get(menu.layer.name), report, given_up) for menu in menus]
-
-
-def _macs(entry: Entry) -> int:
-    return entry.macs
-
-
-def _parameters(entry: Entry) -> int:
-    return entry.params
-
-
-def _without_slower(
-    menu: LayerMenu,
-    plans: Sequence[LayerPlan],
-    slower: LayerTime | None,
-    report: Reporter,
-    given_up: list[str],
-) -> LayerMenu:
-    """The menu without what was measured slower, and without what costs more of the same kind."""
-    if slower is None:
-        return menu
-    name = menu.layer.name
-    plan = next(plan for plan in plans if plan.name == name)
-    reason = f"{name}: {reason_of(plans, name, slower)}"
-    if menu.settled:
-        raise SlowerError(f"{reason}; choose other options, or pass --allow-slower")
-    report(Note(f"not for {reason}"))
-    given_up.append(reason)
-    cost = next(e.macs for e in menu.entries if e.label == plan.method and e.ranks == plan.ranks)
-    return menu.without(lambda entry: entry.label == plan.method and entry.macs >= cost)
 
 
 def plan_latency(
