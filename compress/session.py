@@ -32,10 +32,11 @@ from cnncompress.memory_layout import CONTIGUOUS_NOTE, faster_layout
 from cnncompress.network import Network
 from cnncompress.options import KNAPSACK, Options
 from cnncompress.plan import LayerPlan, Plan
-from cnncompress.planner.counted import plan_counted
-from cnncompress.planner.judge import Judge
+from cnncompress.planner.counted import budget_of, plan_counted
+from cnncompress.planner.judge import Judge, unjudged
 from cnncompress.planner.menus import LayerMenu
 from cnncompress.planner.planned import Planned
+from cnncompress.planner.selection import spend
 from cnncompress.planner.timed import plan_latency
 from cnncompress.planning import outline
 from cnncompress.prefix import Prefix
@@ -115,13 +116,18 @@ class Session:
             trained_layers(options.finetune, list(self.outlined.menus), self.layers)
         menus = self.outlined.menus
         watched = self.outlined.observed
+        self._menus: list[LayerMenu] = []
         if options.ranks == KNAPSACK:
             watched = tuple(layer for layer in self.layers if layer.name in menus)
+            self._menus = unjudged(self.outlined, options)
+            if options.budget != "latency":
+                hardest = replace(options, speedup=max(self._speedups))
+                spend(self._menus, budget_of(self.outlined, hardest))
         self._known: Calibration = calibrate(
             self.original, watched, menus, calibration, options, clock, again=len(self._speedups) > 1
         )
         self._weights = originals(self.original, list(menus))
-        self._menus: list[LayerMenu] | None = None
+        self._judge = True
         self._answers = OriginalOutputs(self.original, network.features, memory=options.memory)
         self._shared, self._report = clock, report
 
@@ -228,11 +234,11 @@ class Session:
         return Settled(planned.plans, planned.times, record)
 
     def _judged(self, clock: Reporter) -> list[LayerMenu]:
-        if self._menus is None:
+        if self._judge:
             judge = Judge(
-                self.outlined, self.original, self._weights, self._known, self._source, self.options, clock
+                self._menus, self.original, self._weights, self._known, self._source, self.options, clock
             )
-            self._menus = judge.menus()
+            self._menus, self._judge = judge.menus(), False
             self._known = replace(self._known, patches=None)  # make room
         return self._menus
 

@@ -42,19 +42,9 @@ def plan_counted(
         BudgetError: the speedup can't be reached.
         SlowerError: it can't without replacements that are slower than their layers.
     """
-    counted = found.counted(include_linear=options.include_linear)
-    whole = {layer.name: Entry.staying(layer) for layer in counted}
-    stays = [entry for name, entry in whole.items() if name not in found.menus]
-    cost = _parameters if options.budget == "params" else _macs
-    budget = Budget(
-        unit="parameters" if options.budget == "params" else "MACs",
-        total=sum(map(cost, whole.values())),
-        fixed=sum(map(cost, stays)),
-        speedup=options.speedup,
-        cost=lambda _, entry: cost(entry),
-    )
+    budget = budget_of(found, options)
     given_up: list[str] = []
-    times: dict[str, LayerTime] = {}
+    known: dict[tuple[str, str, tuple[int, ...]], LayerTime] = {}
     while True:
         try:
             chosen = spend(menus, budget)
@@ -67,12 +57,40 @@ def plan_counted(
         plans = chosen.plans(found.layers, found.reasons)
         if not options.measure:
             return Planned(plans=plans, chosen=chosen)
-        new = [plan for plan in plans if plan.method != "none"]
-        times = time_plans(found.layers, plans, original, report, pinned=pinned)
+        replaced = {(plan.name, plan.method, plan.ranks): plan for plan in plans if plan.method != "none"}
+        new = [plan for key, plan in replaced.items() if key not in known]
+        timed = time_plans(found.layers, new, original, report, pinned=pinned)
+        known |= {(plan.name, plan.method, plan.ranks): timed[plan.name] for plan in new}
+        times = {name: known[name, method, ranks] for name, method, ranks in replaced}
         slower = {name: time for name, time in times.items() if is_slower(time.speedup)}
         if not slower or options.allow_slower:
             return Planned(plans=plans, chosen=chosen, times=times)
-        menus = [_without_slower(menu, new, slower.get(menu.layer.name), report, given_up) for menu in menus]
+        menus = [
+            _without_slower(menu, plans, slower.get(menu.layer.name), report, given_up) for menu in menus
+        ]
+
+
+def budget_of(found: Outline, options: Options) -> Budget:
+    """What may be spent, in multiply-accumulates or parameters.
+
+    Args:
+        found: the outline.
+        options: of the run.
+
+    Returns:
+        The budget.
+    """
+    counted = found.counted(include_linear=options.include_linear)
+    whole = {layer.name: Entry.staying(layer) for layer in counted}
+    stays = [entry for name, entry in whole.items() if name not in found.menus]
+    cost = _parameters if options.budget == "params" else _macs
+    return Budget(
+        unit="parameters" if options.budget == "params" else "MACs",
+        total=sum(map(cost, whole.values())),
+        fixed=sum(map(cost, stays)),
+        speedup=options.speedup,
+        cost=lambda _, entry: cost(entry),
+    )
 
 
 def _macs(entry: Entry) -> int:

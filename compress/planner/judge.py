@@ -12,6 +12,7 @@ from cnncompress.calibration import Calibration
 from cnncompress.candidates import enumerate_candidates
 from cnncompress.distortion.output_gradients import gradient_moments
 from cnncompress.distortion.probes import probe_losses
+from cnncompress.errors import OptionError
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted
 from cnncompress.gather import held_out_images
 from cnncompress.image_source import ImageSource
@@ -49,11 +50,44 @@ LIMITS = (0.05, 20.0)
 """Of the factor by which a probe changes a layer's losses."""
 
 
+def unjudged(found: Outline, options: Options) -> list[LayerMenu]:
+    """What may replace the layers, before anything is known of the losses.
+
+    Args:
+        found: the outline.
+        options: of the run.
+
+    Returns:
+        The menus in the order of execution; all losses are 0.
+    """
+    return [_unjudged(found, layer, options) for layer in found.layers if layer.name in found.menus]
+
+
+def _unjudged(found: Outline, layer: LayerInfo, options: Options) -> LayerMenu:
+    methods = found.menus[layer.name]
+    settled = found.settled(layer, options)
+    if settled is not None:
+        return LayerMenu(layer, (Entry.of(layer, methods[0], settled, 0.0),), settled=True)
+    candidates = enumerate_candidates(layer, methods, options.step(layer.out_channels), most=SETTINGS)
+    for method, ranks in candidates:
+        if method.projection is None and (method.margin(layer, ranks) or method.blocks.side > 1):
+            raise OptionError(
+                f"{method.name} looks beyond single patches and can't be one of several methods to choose "
+                "from; ask for it alone, or for single layers"
+            )
+    entries = (
+        Entry.of(layer, method, ranks, 0.0)
+        for method, ranks in candidates
+        if regressors(method, layer, ranks) <= REGRESSORS
+    )
+    return LayerMenu(layer, (Entry.staying(layer), *entries))
+
+
 class Judge:
     """Compares what may replace the layers of one network; everything here is independent of the speedup.
 
     Args:
-        found: the outline.
+        menus: what may replace the layers, from `unjudged`.
         original: the network, BatchNorm folded.
         weights: and biases of the layers that may be replaced.
         known: of the calibration, patches included.
@@ -64,7 +98,7 @@ class Judge:
 
     def __init__(
         self,
-        found: Outline,
+        menus: Sequence[LayerMenu],
         original: nn.Module,
         weights: Mapping[str, tuple[Array, Array]],
         known: Calibration,
@@ -72,7 +106,7 @@ class Judge:
         options: Options,
         report: Reporter,
     ) -> None:
-        self._found, self._original, self._weights = found, original, weights
+        self._menus, self._original, self._weights = menus, original, weights
         self._known, self._source, self._options, self._report = known, source, options, report
         self._judges = held_out_images(known.collector.indices, share=options.holdout, seed=options.seed)
 
@@ -82,13 +116,13 @@ class Judge:
         Returns:
             In the order of execution.
         """
-        layers = [layer for layer in self._found.layers if layer.name in self._found.menus]
+        layers = [menu.layer for menu in self._menus]
         metrics = self._metrics(layers)
         stage, begun = "judge", time.perf_counter()
         self._report(StageStarted(stage, len(layers), "layers"))
         menus = []
-        for layer in layers:
-            menus.append(self._menu(layer, metrics.get(layer.name)))
+        for menu in self._menus:
+            menus.append(self._judged(menu, metrics.get(menu.layer.name)))
             self._report(StageAdvanced(stage))
         self._report(StageDone(stage, time.perf_counter() - begun))
         if self._options.probes and self._options.distortion != "energy":
@@ -125,24 +159,13 @@ class Judge:
             metric=_relative(statistics.outputs) if metric is None else _mixed(metric),
         )
 
-    def _menu(self, layer: LayerInfo, metric: NDArray[np.float64] | None) -> LayerMenu:
-        methods = self._found.menus[layer.name]
-        settled = self._found.settled(layer, self._options)
-        if settled is not None:
-            return LayerMenu(layer, (Entry.of(layer, methods[0], settled, 0.0),), settled=True)
-        candidates = [
-            (method, ranks)
-            for method, ranks in enumerate_candidates(
-                layer, methods, self._options.step(layer.out_channels), most=SETTINGS
-            )
-            if regressors(method, layer, ranks) <= REGRESSORS
-        ]
-        losses = candidate_losses(self._evidence(layer, metric), candidates) if candidates else ()
-        replaced = (
-            Entry.of(layer, method, ranks, float(loss))
-            for (method, ranks), loss in zip(candidates, losses, strict=True)
-        )
-        return LayerMenu(layer, (Entry.staying(layer), *replaced))
+    def _judged(self, menu: LayerMenu, metric: NDArray[np.float64] | None) -> LayerMenu:
+        replaced = [(e.method, e.ranks) for e in menu.entries if e.method is not None]
+        if menu.settled or not replaced:
+            return menu
+        losses = iter(candidate_losses(self._evidence(menu.layer, metric), replaced))
+        entries = (e if e.method is None else replace(e, loss=float(next(losses))) for e in menu.entries)
+        return replace(menu, entries=tuple(entries))
 
     def _probed(
         self, menus: Sequence[LayerMenu], metrics: Mapping[str, NDArray[np.float64]]

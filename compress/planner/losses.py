@@ -17,7 +17,6 @@ from torch import nn
 from cnncompress.decompositions import Decomposition, Ranks, knows_option, make, options_of
 from cnncompress.decompositions.projections import projected, projection_split
 from cnncompress.decompositions.solutions import RIDGE
-from cnncompress.errors import OptionError
 from cnncompress.factorize import load_
 from cnncompress.inspect import LayerInfo
 from cnncompress.responses import Responses, Samples, Statistics
@@ -183,11 +182,6 @@ def fitted(evidence: Evidence, method: Decomposition, ranks: Ranks, layer: Layer
 
 def _of_fit(evidence: Evidence, method: Decomposition, ranks: Ranks) -> float:
     layer = evidence.layer
-    if method.margin(layer, ranks) or method.blocks.side > 1:
-        raise OptionError(
-            f"{method.name} looks beyond single patches and can't be one of several methods to choose from; "
-            "ask for it alone, or for single layers"
-        )
     if layer.kind == "linear":
         alone = layer
         shape: tuple[int, ...] = (-1, layer.in_channels)

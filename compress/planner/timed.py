@@ -60,7 +60,7 @@ def plan_latency(
         pinned: submodule whose output keeps its channel order.
 
     Returns:
-        The plan whose measured speedup is nearest to what was asked, not below if one was not.
+        The plan whose measured speedup is nearest to what was asked, where to fall short weighs most.
 
     Raises:
         BudgetError: the speedup can't be reached.
@@ -101,7 +101,7 @@ def plan_latency(
         planned = Planned(plans=plans, chosen=chosen, rounds=rounds, setting=setting)
         if best is None or _distance(reached) < best[0]:
             best = (_distance(reached), planned)
-        if SHORT <= reached <= BEYOND:
+        if SHORT <= reached <= BEYOND or all(menu.settled for menu in menus):
             break
         # what the replacements took in the network, over what the table says of them
         taken = total / measured.speedup - fixed
@@ -109,7 +109,8 @@ def plan_latency(
     assert best is not None
     plan = best[1]
     times = {}
-    if setting.runtime == "torch" and options.measure:
+    # single replacements are timed with one thread and one image
+    if (setting.runtime, setting.threads, setting.batch) == ("torch", 1, 1):
         times = time_plans(found.layers, plan.plans, original, report, pinned=pinned)
     return replace(plan, rounds=tuple(rounds), times=times)
 
