@@ -25,7 +25,7 @@ from cnncompress.worthwhile import time_plans, untrained
 ROUNDS = 3
 """How often the whole network is measured at most before the best plan so far is taken."""
 
-SHORT, BEYOND = 0.985, 1.04
+SHORT, BEYOND = 0.985, 1.025
 """Measured over asked speedup: outside of these the table is rescaled and the plan made again."""
 
 NEAR = 0.97
