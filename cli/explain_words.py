@@ -43,9 +43,14 @@ def headline(report: Mapping[str, Any]) -> list[str]:
     ]
     lines += [_round(number, one) for number, one in enumerate(planner.get("rounds") or [], 1)]
     metric = _METRICS.get(planner.get("distortion") or "")
+    best = (
+        "no other choice within the budget loses less"
+        if planner.get("proved")
+        else f"no choice within the budget loses less than {planner['bound']:.4g} "
+        f"(gap {format_percent(planner['gap'], 2)})"
+    )
     lines.append(
-        f"loss {planner['loss']:.4g}{f' ({metric})' if metric else ''}; no choice within the budget loses "
-        f"less than {planner['bound']:.4g} (gap {format_percent(planner['gap'], 2)}); "
+        f"loss {planner['loss']:.4g}{f' ({metric})' if metric else ''}; {best}; "
         f"price {_short(planner['price'])} of loss per {_one(unit)}"
     )
     return lines

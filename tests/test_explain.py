@@ -222,3 +222,11 @@ def test_the_words_need_no_torch() -> None:
         "import sys, cnncompress.cli.explain, cnncompress.cli.explain_words; sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603 - the interpreter itself
+
+
+def test_a_choice_that_was_proved_the_best_is_called_so(tmp_path: Path, report: dict[str, Any]) -> None:
+    assert "loses less than" in explain(tmp_path, report).stdout
+    report["planner"] |= {"proved": True}
+    stdout = explain(tmp_path, report).stdout
+    assert "no other choice within the budget loses less" in stdout
+    assert "gap" not in stdout
