@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,6 +31,9 @@ SHORT, BEYOND = 0.985, 1.025
 
 NEAR = 0.97
 """Measured over asked speedup that will do where a plan that comes nearer can't be made."""
+
+STRIDE = (0.7, 1.4)
+"""Of the table's correction in a round: one measurement on a busy machine mustn't throw the plan far off."""
 
 _MOST_ELSEWHERE = 0.95  # a network that is nearly all elsewhere can't be planned by its layers
 
@@ -105,7 +109,7 @@ def plan_latency(
             break
         # what the replacements took in the network, over what the table says of them
         taken = total / measured.speedup - fixed
-        correction *= max(0.2, taken / max(chosen.selection.cost, 1e-9))
+        correction *= float(np.clip(taken / max(chosen.selection.cost, 1e-9), *STRIDE))
     assert best is not None
     plan = best[1]
     times = {}
