@@ -10,7 +10,7 @@ from cnncompress.cli import values
 from cnncompress.cli.network_options import network_options
 
 OUTPUT = "cnncompress-out"
-DEFAULT_METHOD = "gsvd3d"
+DEFAULT_METHOD = "gsvd3d"  # as in cnncompress.options, whose import would take seconds
 
 _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     click.argument("model"),

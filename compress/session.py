@@ -127,7 +127,7 @@ class Session:
             self.original, watched, menus, calibration, options, clock, again=len(self._speedups) > 1
         )
         self._weights = originals(self.original, list(menus))
-        self._judge = True
+        self._unjudged = True
         self._answers = OriginalOutputs(self.original, network.features, memory=options.memory)
         self._shared, self._report = clock, report
 
@@ -234,11 +234,11 @@ class Session:
         return Settled(planned.plans, planned.times, record)
 
     def _judged(self, clock: Reporter) -> list[LayerMenu]:
-        if self._judge:
+        if self._unjudged:
             judge = Judge(
                 self._menus, self.original, self._weights, self._known, self._source, self.options, clock
             )
-            self._menus, self._judge = judge.menus(), False
+            self._menus, self._unjudged = judge.menus(), False
             self._known = replace(self._known, patches=None)  # make room
         return self._menus
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cnncompress.decompositions import Decomposition, fallback_of, make
-from cnncompress.decompositions.projections import projected, projection_filters, projection_split
+from cnncompress.decompositions.projections import projected, projection_split
 from cnncompress.errors import OptionError
 from cnncompress.factorize import load_
 from cnncompress.inspect import LayerInfo
@@ -100,7 +100,7 @@ class TestProjection:
     def test_leading_rows_are_outputs_of_leading_filters(
         self, kind: Any, weight: Floats, patches: Floats
     ) -> None:
-        filters = projection_filters(kind, weight, patches, FULL[kind])
+        filters = projection_split(kind, weight, patches, FULL[kind])[0]
         everything = projected(kind, filters, patches, KERNEL)
         few = projected(kind, filters[:2], patches, KERNEL)
         np.testing.assert_allclose(few, everything[: few.shape[0]], atol=1e-12)

@@ -54,28 +54,12 @@ def projection_split(kind: Projection, weight: Array, patches: Array, rank: int)
             return xp.reshape(identity, (inputs, inputs, 1, 1)), weight
 
 
-def projection_filters(kind: Projection, weight: Array, patches: Array, rank: int) -> Array:
-    """Filters of the first factor.
-
-    Args:
-        kind: what they cover.
-        weight: shape (out_channels, in_channels, kernel height, kernel width).
-        patches: what the layer reads, shape (in_channels * kernel height * kernel width, samples).
-        rank: how many; without a projection that of all input channels.
-
-    Returns:
-        Shape (rank, in_channels, kernel height, 1) or (rank, in_channels, 1, 1); the first of them are what
-        a smaller rank has.
-    """
-    return projection_split(kind, weight, patches, rank)[0]
-
-
 def projected(kind: Projection, filters: Array, patches: Array, kernel_size: tuple[int, int]) -> Array:
     """Outputs of the first factor at all positions that the rest of the chain covers.
 
     Args:
         kind: what the filters cover.
-        filters: from `projection_filters`.
+        filters: from `projection_split`.
         patches: what the layer reads, shape (in_channels * kernel height * kernel width, samples).
         kernel_size: height and width.
 

@@ -75,11 +75,12 @@ def plan_latency(
     share = _share_elsewhere(menus, setting, original, input_size, options)
     total = sum(table.layer_ms(menu.layer) for menu in menus) / (1 - share)
     fixed = share * total
-    correction, aim = 1.0, options.speedup
+    correction = 1.0
     rounds: list[dict[str, Any]] = []
     best: tuple[float, Planned] | None = None
     for _ in range(ROUNDS):
-        budget = Budget(unit="ms", total=total, fixed=fixed, speedup=aim, cost=_Corrected(table, correction))
+        cost = _Corrected(table, correction)
+        budget = Budget(unit="ms", total=total, fixed=fixed, speedup=options.speedup, cost=cost)
         try:
             chosen = spend(menus, budget)
         except BudgetError:
@@ -92,7 +93,7 @@ def plan_latency(
         predicted = fixed + chosen.selection.cost
         rounds.append(
             {
-                "aimed": aim,
+                "aimed": options.speedup,
                 "predicted_ms": predicted,
                 "measured_ms": total / measured.speedup,
                 "measured_speedup": measured.speedup,
