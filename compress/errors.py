@@ -13,6 +13,7 @@ and exits with 2.
     ├── OptionError     an option that is unknown or out of its range
     ├── NumericsError   NaN or infinity where numbers are needed
     ├── BackendError    CuPy or a runtime was asked for and can't run
+    ├── WorkerError     another process of the run has died, or they don't find each other
     └── OutputError     results can't be written or read back
 """
 
@@ -61,6 +62,10 @@ class NumericsError(CompressError, ArithmeticError):
 
 class BackendError(CompressError, RuntimeError):
     """CuPy or a runtime was asked for and can't run."""
+
+
+class WorkerError(CompressError, RuntimeError):
+    """Another process of the run has died, or they don't find each other."""
 
 
 class OutputError(CompressError, OSError):

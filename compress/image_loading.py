@@ -87,6 +87,17 @@ class LoadedImages:
         """Images that could not be read so far."""
         return self._bad.listed()
 
+    def note_bad(self, found: Sequence[BadImage]) -> None:
+        """Learn of bad images that another process has found; too many in all are a `DataError`.
+
+        Args:
+            found: of this source's list.
+        """
+        reasons = {image.key: image.reason for image in found}
+        for index, key in enumerate(self._keys):
+            if key in reasons and index not in self._bad:
+                self._bad.add(index, key, reasons[key])
+
     def batches(self, batch_size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
         """Load images.
 

@@ -72,6 +72,18 @@ class ImageSource(Protocol):
         """
 
 
+@runtime_checkable
+class FindsBad(Protocol):
+    """A source that finds out which images are bad while it reads them."""
+
+    def note_bad(self, found: Sequence[BadImage]) -> None:
+        """Learn of bad images that another process has found.
+
+        Args:
+            found: of this source's list.
+        """
+
+
 class BadImages:
     """Counts unreadable images and stops the run when they are too many."""
 

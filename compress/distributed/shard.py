@@ -1,0 +1,100 @@
+"""The part of an image source that one process reads."""
+
+from collections.abc import Iterator, Sequence
+
+from cnncompress.distributed.world import World
+from cnncompress.image_source import BadImage, Batch, FindsBad, ImageSource, check_batch_size
+
+
+class Shard:
+    """Every n-th batch of a source, of n processes; as a list it is still the whole source.
+
+    Whole batches rather than single images are dealt out, so that each process computes to the bit what one
+    process alone would have computed on them. Nothing is padded or left out.
+
+    Args:
+        source: the same in all processes.
+        world: the processes.
+    """
+
+    def __init__(self, source: ImageSource, world: World) -> None:
+        self._source, self._world = source, world
+        self._bad = source.bad
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def hash(self) -> str:
+        """That of the whole source."""
+        return self._source.hash
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every image has a class number."""
+        return self._source.has_labels
+
+    @property
+    def description(self) -> str:
+        """What this is, one line for the report."""
+        return self._source.description
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Those of the whole source."""
+        return self._source.keys
+
+    @property
+    def bad(self) -> tuple[BadImage, ...]:
+        """Images that some process could not read; `settle` brings it up to date."""
+        return self._bad
+
+    def batches(self, batch_size: int, order: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Read this process's images.
+
+        Args:
+            batch_size: images in a batch; the last one may hold fewer.
+            order: positions in the list; None for all in that of the list.
+
+        Yields:
+            Batches of the readable images; none where there are fewer batches than processes.
+        """
+        check_batch_size(batch_size)
+        wanted = range(len(self._source)) if order is None else order
+        step = batch_size * self._world.size
+        starts = range(batch_size * self._world.rank, len(wanted), step)
+        mine = [position for start in starts for position in wanted[start : start + batch_size]]
+        if mine:
+            yield from self._source.batches(batch_size, mine)
+
+    def settle(self) -> None:
+        """Tell all processes after a pass which images could not be read; too many of them are an error."""
+        found = {bad.key: bad for part in self._world.gather(self._source.bad) for bad in part}
+        if found and isinstance(self._source, FindsBad):
+            self._source.note_bad(list(found.values()))
+            self._bad = self._source.bad
+        else:
+            self._bad = tuple(found.values())
+
+
+def sharded(source: ImageSource, world: World) -> ImageSource:
+    """Deal a source out to the processes.
+
+    Args:
+        source: the same in all processes.
+        world: the processes.
+
+    Returns:
+        A `Shard`, or the source itself where there is one process.
+    """
+    return source if world.is_alone else Shard(source, world)
+
+
+def settle(source: ImageSource) -> None:
+    """Call `Shard.settle` after a pass, if the source is dealt out.
+
+    Args:
+        source: that was read.
+    """
+    if isinstance(source, Shard):
+        source.settle()

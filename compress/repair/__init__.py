@@ -1,0 +1,1 @@
+"""Label-free repair of a compressed network before any training."""
