@@ -5,13 +5,19 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.cli.compress_options import OUTPUT, compress_options
 from cnncompress.cli.network_options import load
+from cnncompress.cli.processes import processes
+
+if TYPE_CHECKING:  # torch takes seconds, --help shall not
+    from cnncompress.distributed import World
+    from cnncompress.result import Result
 
 DEFAULT_SPEEDUP = 4.0
 
@@ -27,24 +33,28 @@ def compress(**given: Any) -> None:
     _check(given)
     speedups = given["speedup"] or ()
     given["speedup"] = speedups[0] if speedups else None
-    if len(speedups) > 1:
-        _front(given, speedups)
-    else:
-        _single(given)
+    with processes(given["device"]) as world:
+        given["quiet"] = given["quiet"] or not world.is_first
+        if len(speedups) > 1:
+            _front(given, speedups, world)
+        else:
+            _single(given, world)
 
 
-def _single(given: dict[str, Any]) -> None:
+def _single(given: dict[str, Any], world: "World") -> None:
     from cnncompress.cli.progress import Progress
     from cnncompress.cli.tables import print_layers, verdict
     from cnncompress.folder import check_folder
 
     folder = given["output"] or _default_folder(given)
     overwrite = given["overwrite"] or given["output"] is None
-    check_folder(folder, overwrite=overwrite)
+    world.first(lambda: check_folder(folder, overwrite=overwrite))
     # whatever a library prints must not end up between the braces
     with redirect_stdout(sys.stderr), Progress(quiet=given["quiet"]) as report:
-        result = _run(given, report)
-        result.save(folder, overwrite=overwrite, report=report)
+        result = _run(given, report, world)
+        world.first(lambda: result.save(folder, overwrite=overwrite, report=report))
+    if not world.is_first:
+        return
     text = (folder / "report.json").read_text(encoding="utf-8")
     if given["as_json"]:
         click.echo(text, nl=False)
@@ -57,35 +67,44 @@ def _single(given: dict[str, Any]) -> None:
     click.echo(f"{verdict(written)} -> {folder}")
 
 
-def _front(given: dict[str, Any], speedups: tuple[float, ...]) -> None:
+def _front(given: dict[str, Any], speedups: tuple[float, ...], world: "World") -> None:
     """A folder for each speedup, and a page over all of them."""
     from cnncompress import api
     from cnncompress.cli.progress import Progress
     from cnncompress.cli.tables import print_front, verdict
     from cnncompress.errors import CompressError
     from cnncompress.folder import check_folder
-    from cnncompress.front import front_json, point_of, write_front
+    from cnncompress.front import Point, front_json, point_of, write_front
 
     together = given["output"] or Path(OUTPUT) / f"{file_name(given['model'])}-front"
     overwrite = given["overwrite"] or given["output"] is None
     names = [f"{speedup:g}x" for speedup in speedups]
     for name in names:
-        check_folder(together / name, overwrite=overwrite)
-    points, lines = [], []
+        world.first(partial(check_folder, together / name, overwrite=overwrite))
+    points: list[Point] = []
+    lines: list[str] = []
     with redirect_stdout(sys.stderr), Progress(quiet=given["quiet"]) as report:
-        network, sources, options, training = _prepared(given, report)
-        results = api.compress_speedups(network, *sources, options, speedups, report, training=training)
+        network, sources, options, training = _prepared(given, report, world)
+        results = api.compress_speedups(
+            network, *sources, options, speedups, report, training=training, world=world
+        )
+
+        def write(name: str, result: "Result") -> None:
+            folder = result.save(together / name, overwrite=overwrite, report=report)
+            written = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            points.append(point_of(written, name))
+            lines.append(f"{verdict(written)} -> {folder}")
+            write_front(together, network.name, points)
+
         try:
             for name, result in zip(names, results, strict=True):
-                folder = result.save(together / name, overwrite=overwrite, report=report)
-                written = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-                points.append(point_of(written, name))
-                lines.append(f"{verdict(written)} -> {folder}")
-                write_front(together, network.name, points)
+                world.first(partial(write, name, result))
         except CompressError:
             for line in lines:  # these are there, whatever became of the others
                 click.echo(line, err=True)
             raise
+    if not world.is_first:
+        return
     front = front_json(network.name, points)
     if given["as_json"]:
         click.echo(json.dumps(front, indent=2))
@@ -196,18 +215,20 @@ def _names(method: str) -> list[str]:
     return [*named, *(AUTO_METHODS if AUTO in named else ())]
 
 
-def _run(given: dict[str, Any], report: Callable[[Any], None]) -> Any:
+def _run(given: dict[str, Any], report: Callable[[Any], None], world: "World") -> Any:
     from cnncompress import api
 
-    network, sources, options, training = _prepared(given, report)
+    network, sources, options, training = _prepared(given, report, world)
     if given["max_drop"] is not None:
         return api.compress_within_drop(
-            network, *sources, options, given["max_drop"], report, training=training
+            network, *sources, options, given["max_drop"], report, training=training, world=world
         )
-    return api.compress(network, *sources, options, report, training=training)
+    return api.compress(network, *sources, options, report, training=training, world=world)
 
 
-def _prepared(given: dict[str, Any], report: Callable[[Any], None]) -> tuple[Any, tuple[Any, Any], Any, Any]:
+def _prepared(
+    given: dict[str, Any], report: Callable[[Any], None], world: "World"
+) -> tuple[Any, tuple[Any, Any], Any, Any]:
     """Network, calibration and evaluation images, options, and training images."""
     from cnncompress import api
     from cnncompress.data import open_source
@@ -244,7 +265,8 @@ def _prepared(given: dict[str, Any], report: Callable[[Any], None]) -> tuple[Any
         compare=given["compare"],
     )
     _check_used(options)
-    network = load(given, report)
+    with world.first_goes():  # what must be downloaded is downloaded once
+        network = load(given, report)
     common = {"preprocess": network.preprocess, "seed": options.seed, "max_bad": given["max_bad"]}
     # labels that train must be numbered as the network's outputs are, not by the alphabet
     trained = network.categories if options.finetune else ()

@@ -8,6 +8,7 @@ from cnncompress.cli.compress import compress
 from cnncompress.cli.explain import explain
 from cnncompress.cli.inspect import inspect
 from cnncompress.cli.models import models
+from cnncompress.cli.processes import is_first
 from cnncompress.cli.profile import profile
 from cnncompress.cli.train import train
 from cnncompress.errors import CompressError
@@ -47,7 +48,8 @@ class DefaultGroup(click.Group):
             click.echo("error: " + " ".join(str(error).split()), err=True)
             ctx.exit(FAILED)
         except KeyboardInterrupt:
-            click.echo("interrupted; what was not finished was not written", err=True)
+            if is_first():
+                click.echo("interrupted; what was not finished was not written", err=True)
             ctx.exit(INTERRUPTED)
 
 

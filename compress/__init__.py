@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Unravel,
         register,
     )
+    from cnncompress.distributed import World, joined
     from cnncompress.errors import CompressError
     from cnncompress.models import load_network
     from cnncompress.network import Network, Preprocess
@@ -50,6 +51,8 @@ _HOMES = {
         ),
         "decompositions",
     ),
+    "World": "distributed",
+    "joined": "distributed",
     "CompressError": "errors",
     "load_network": "models",
     "Network": "network",
@@ -86,8 +89,10 @@ __all__ = [
     "SpatialBottleneck",
     "Topological",
     "Unravel",
+    "World",
     "compress",
     "compress_model",
+    "joined",
     "load",
     "load_network",
     "register",

@@ -8,6 +8,7 @@ from torch import nn
 
 from cnncompress.data import Source, open_source
 from cnncompress.default_data import default_data
+from cnncompress.distributed import ALONE, World
 from cnncompress.drop_search import check_drop, search_within_drop
 from cnncompress.errors import OptionError
 from cnncompress.events import Reporter, silent
@@ -40,6 +41,7 @@ def compress_model(
     eval_data: Source | None = None,
     train_data: Source | None = None,
     report: Reporter = silent,
+    world: World = ALONE,
     **options: Any,
 ) -> Result:
     """Compress any torch network.
@@ -52,6 +54,8 @@ def compress_model(
         eval_data: images with labels, to measure the accuracy.
         train_data: images to fine-tune on; None takes the calibration images.
         report: receives the progress.
+        world: the processes that share the work, from `cnncompress.joined`; all get the result, the first
+            one should save it.
         **options: further fields of `Options`.
 
     Returns:
@@ -69,7 +73,7 @@ def compress_model(
         open_source(eval_data, preprocess=shaped, need_labels=True) if eval_data is not None else None
     )
     training = open_source(train_data, preprocess=shaped) if train_data is not None else None
-    return compress(network, opened, evaluation, chosen, report, training=training)
+    return compress(network, opened, evaluation, chosen, report, training=training, world=world)
 
 
 def compress(
@@ -80,6 +84,7 @@ def compress(
     report: Reporter = silent,
     *,
     training: ImageSource | None = None,
+    world: World = ALONE,
 ) -> Result:
     """Compress a network.
 
@@ -90,11 +95,14 @@ def compress(
         options: of the run.
         report: receives the progress.
         training: images to fine-tune on; None takes the calibration images.
+        world: the processes that share the work, from `cnncompress.joined`; all get the result, the first
+            one should save it.
 
     Returns:
         The compressed network with its plan and report.
     """
-    return Session(network, calibration, evaluation, options, report, training=training).run()
+    session = Session(network, calibration, evaluation, options, report, training=training, world=world)
+    return session.run()
 
 
 def compress_speedups(
@@ -106,6 +114,7 @@ def compress_speedups(
     report: Reporter = silent,
     *,
     training: ImageSource | None = None,
+    world: World = ALONE,
 ) -> Iterator[Result]:
     """Compress a network to several speedups after one calibration.
 
@@ -117,6 +126,8 @@ def compress_speedups(
         speedups: asked for, in this order.
         report: receives the progress.
         training: images to fine-tune on; None takes the calibration images.
+        world: the processes that share the work, from `cnncompress.joined`; all get the result, the first
+            one should save it.
 
     Yields:
         A result for each, as soon as it is made.
@@ -127,7 +138,9 @@ def compress_speedups(
     if not speedups:
         raise OptionError("name at least one speedup")
     each = [replace(options, speedup=speedup) for speedup in speedups]
-    session = Session(network, calibration, evaluation, each[0], report, training=training, speedups=speedups)
+    session = Session(
+        network, calibration, evaluation, each[0], report, training=training, speedups=speedups, world=world
+    )
     for one in each:
         yield session.run(one)
 
@@ -141,6 +154,7 @@ def compress_within_drop(
     report: Reporter = silent,
     *,
     training: ImageSource | None = None,
+    world: World = ALONE,
 ) -> Result:
     """The fastest network that loses no more accuracy than allowed.
 
@@ -152,6 +166,8 @@ def compress_within_drop(
         max_drop: of top-1 accuracy on the evaluation images, in points.
         report: receives the progress.
         training: images to fine-tune on; None takes the calibration images.
+        world: the processes that share the work, from `cnncompress.joined`; all get the result, the first
+            one should save it.
 
     Returns:
         The result, whose report lists all speedups that were tried.
@@ -163,8 +179,15 @@ def compress_within_drop(
     if calibration is not None and evaluation is None:  # only default data bring labels of their own
         raise OptionError(_UNLABELLED)
     session = Session(
-        network, calibration, evaluation, options, report, training=training, speedups=(options.speedup, 2.0)
+        network,
+        calibration,
+        evaluation,
+        options,
+        report,
+        training=training,
+        speedups=(options.speedup, 2.0),
+        world=world,
     )
     if session.evaluation is None:
         raise OptionError(_UNLABELLED)
-    return search_within_drop(session.run, options, max_drop, report)
+    return search_within_drop(session.run, options, max_drop, report if world.is_first else silent)

@@ -13,6 +13,8 @@ from cnncompress.arrays import to_array
 from cnncompress.collector import Collector
 from cnncompress.decompositions import Decomposition
 from cnncompress.decompositions.base import Need
+from cnncompress.distributed import ALONE, World, sharded
+from cnncompress.distributed.shard import settle
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo
@@ -22,6 +24,7 @@ from cnncompress.patch_samples import PatchSamples
 from cnncompress.responses import Statistics
 from cnncompress.sampling import enough_positions
 from cnncompress.sensitivity import sensitivities
+from cnncompress.waiting import Watched
 
 _SHARE_OF_MEMORY = 2  # of what activations may take, for the planner's patches, which are gone before these
 
@@ -71,6 +74,7 @@ def calibrate(
     report: Reporter,
     *,
     again: bool = False,
+    world: World = ALONE,
 ) -> Calibration:
     """One pass of the original network over the calibration images, and one for gradients if a method asks.
 
@@ -82,6 +86,7 @@ def calibrate(
         options: of the run.
         report: receives the progress.
         again: whether the samples will be wanted more than once.
+        world: the processes that share the work.
 
     Returns:
         What was found.
@@ -116,17 +121,31 @@ def calibrate(
     if not layers:
         return Calibration(collector)
     stage, begun = "calibrate", time.perf_counter()
-    report(StageStarted(stage, len(source)))
+    dealt = sharded(source, world)
+    mine = Watched(dealt)
+    report(StageStarted(stage, -(-len(source) // world.size)))
     reference, layout = next(original.parameters()), layout_of(original)
     with torch.inference_mode(), ExitStack() as watched:
         watchers: list[Collector | PatchSamples] = [collector, *([] if patches is None else [patches])]
         begins = [watched.enter_context(watcher.watching(original)) for watcher in watchers]
-        for batch in source.batches(options.batch_size):
+        for batch in mine.batches(options.batch_size):
             for begin in begins:
                 begin(batch.indices.tolist())
             original(batch.images.to(reference.device, reference.dtype, memory_format=layout))
             report(StageAdvanced(stage, len(batch.images)))
-    report(StageDone(stage, time.perf_counter() - begun))
+    settle(dealt)
+    collector.share(world, reference.device)
+    if patches is not None:
+        patches.share(world, reference.device)
+    report(StageDone(stage, time.perf_counter() - begun, len(collector.indices), mine.waited))
     weighed = needing("gradients")
-    gradients = sensitivities(original, weighed, source, report=report) if weighed else {}
+    gradients: dict[str, Tensor] = {}
+    if weighed:
+        found = world.first(
+            lambda: {
+                name: each.cpu()
+                for name, each in sensitivities(original, weighed, source, report=report).items()
+            }
+        )
+        gradients = {name: each.to(reference.device) for name, each in found.items()}
     return Calibration(collector, gradients, patches)

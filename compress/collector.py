@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from cnncompress.distributed.sums import add_up
+from cnncompress.distributed.world import World
 from cnncompress.errors import ModelError, NumericsError, unknown_name
 from cnncompress.inspect import LayerInfo
 from cnncompress.sampling import Blocks, Sampler, at_least_float32, flatten_positions
@@ -29,6 +31,13 @@ class _LayerMoments:
             moments = Moments.of(at_least_float32(chunk).T)
             known = self._sums.get(layer.name)
             self._sums[layer.name] = moments if known is None else known + moments
+
+    def share(self, names: Iterable[str], world: World, device: torch.device) -> None:
+        """Add up those of all processes."""
+        for name in names:
+            total = add_up(self._sums.get(name), Moments, world, device)
+            if total is not None:
+                self._sums[name] = total
 
     def of(self, name: str) -> Moments:
         """The sums of one layer, as float64 tensors."""
@@ -126,6 +135,19 @@ class Collector:
 
         return collect
 
+    def share(self, world: World, device: torch.device) -> None:
+        """Add up the moments of all processes, and learn which images they saw; samples stay where they are.
+
+        Args:
+            world: the processes.
+            device: of the network.
+        """
+        if world.is_alone:
+            return
+        self._response_moments.share(self._samplers, world, device)
+        self._input_moments.share(sorted(self._inputs), world, device)
+        self.indices = sorted(index for part in world.gather(self.indices) for index in part)
+
     def moments(self, name: str) -> Moments:
         """Moments of one layer's responses; an error if these held NaN or infinity.
 
@@ -177,9 +199,11 @@ class Collector:
             name: of the layer.
 
         Returns:
-            Shape (out_channels, samples), images in the order in which they came.
+            Shape (out_channels, samples), images of this process in the order in which they came.
         """
         batches = self._samples[name] if self._keep else self._samples.pop(name)
+        if not batches:  # another process had them all
+            return torch.empty(self._samplers[name].layer.out_channels, 0)
         return torch.cat(batches, dim=1)
 
     def sampler(self, name: str) -> Sampler:

@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cnncompress.distributed.shard import settle, sharded
+from cnncompress.distributed.world import ALONE, World
 from cnncompress.errors import DataError, ModelError, NumericsError
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
 from cnncompress.image_source import ImageSource
 from cnncompress.memory_layout import layout_of
+from cnncompress.waiting import Watched
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,25 @@ class _RelativeError:
         self._error += float(difference @ difference)
         self._energy += float(reference.double().flatten().square().sum())
 
-    @property
-    def value(self) -> float:
-        return self._error / self._energy if self._energy > 0 else 0.0
+    def value(self, world: World) -> float:
+        error, energy = torch.tensor([self._error, self._energy], dtype=torch.float64).unbind()
+        error, energy = world.sum(error), world.sum(energy)
+        return float(error / energy) if energy > 0 else 0.0
+
+
+class _Column:
+    """A number or a truth value for each image."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[Any]] = []
+
+    def add(self, values: Tensor) -> None:
+        self._parts.append(values.cpu().numpy())
+
+    def whole(self, world: World, order: NDArray[np.int64]) -> NDArray[Any] | None:
+        """Those of the images of all processes, in the order of the list; None if there are none."""
+        parts = [part for one in world.gather(self._parts) for part in one]
+        return np.concatenate(parts)[order] if parts else None
 
 
 class OriginalOutputs:
@@ -177,9 +196,12 @@ def compare(
     features: str | None = None,
     batch_size: int = 10,
     only: frozenset[int] | None = None,
+    world: World = ALONE,
     report: Reporter = silent,
 ) -> Comparison:
     """Run both networks over the images.
+
+    Of several processes each runs its own images; all get the same comparison, that of one process alone.
 
     Args:
         original: in evaluation mode, or what it answers, of always the same source.
@@ -188,6 +210,7 @@ def compare(
         features: submodule whose output is compared too.
         batch_size: images run at a time.
         only: positions of the images to take; all if None.
+        world: the processes that share the work.
         report: receives the progress.
 
     Returns:
@@ -198,27 +221,30 @@ def compare(
         NumericsError: an output is NaN or infinite.
     """
     stage, begun = "evaluate", time.perf_counter()
-    report(StageStarted(stage, len(only) if only is not None else len(source)))
+    wanted = len(only) if only is not None else len(source)
+    report(StageStarted(stage, -(-wanted // world.size)))
+    dealt = sharded(source, world)
+    mine = Watched(dealt)
     outputs, maps = _RelativeError(), _RelativeError()
     answers = (
         original if isinstance(original, OriginalOutputs) else OriginalOutputs(original, features, memory=0)
     )
     layout = layout_of(answers.model)
-    cosines: list[Tensor] = []
-    agree: list[Tensor] = []
-    before: list[Tensor] = []
-    after: list[Tensor] = []
+    cosines, agree, before, after = _Column(), _Column(), _Column(), _Column()
+    seen: list[int] = []
     with (
         torch.inference_mode(),
         _last_output(compressed, features) as features_compressed,
     ):
-        for batch in source.batches(batch_size):
-            images, labels = batch.images, batch.labels
+        for batch in mine.batches(batch_size):
+            images, labels, indices = batch.images, batch.labels, batch.indices
             if only is not None:
-                chosen = torch.tensor([int(i) in only for i in batch.indices])
+                chosen = torch.tensor([int(i) in only for i in indices])
                 if not bool(chosen.any()):
                     continue
                 images, labels = images[chosen], labels[chosen] if labels is not None else None
+                indices = indices[chosen]
+            seen += indices.tolist()
             reference = next(answers.model.parameters())
             ready = images.to(reference.device, reference.dtype, memory_format=layout)
             y, map_original = answers(tuple(batch.indices.tolist()), ready)
@@ -229,22 +255,26 @@ def compare(
             if map_original is not None:
                 maps.add(map_original, features_compressed.pop())
             flat, flat_hat = y.flatten(1).double(), y_hat.flatten(1).double()
-            cosines.append(torch.nn.functional.cosine_similarity(flat, flat_hat).cpu())
+            cosines.add(torch.nn.functional.cosine_similarity(flat, flat_hat))
             if y.ndim == 2:
-                agree.append((y.argmax(1) == y_hat.argmax(1)).cpu())
+                agree.add(y.argmax(1) == y_hat.argmax(1))
                 if labels is not None:
-                    before.append(y.argmax(1).cpu() == labels)
-                    after.append(y_hat.argmax(1).cpu() == labels)
+                    before.add(y.argmax(1).cpu() == labels)
+                    after.add(y_hat.argmax(1).cpu() == labels)
             report(StageAdvanced(stage, len(images)))
-    if not cosines:
+    settle(dealt)
+    order = np.argsort([index for part in world.gather(seen) for index in part], kind="stable")
+    if not len(order):
         raise DataError(f"no image could be read from {source.description}")
-    report(StageDone(stage, time.perf_counter() - begun))
+    report(StageDone(stage, time.perf_counter() - begun, len(order), mine.waited))
+    angles, same = cosines.whole(world, order), agree.whole(world, order)
+    assert angles is not None  # an image was read
     return Comparison(
-        images=sum(len(c) for c in cosines),
-        output_relative_error=outputs.value,
-        feature_relative_error=maps.value if features is not None else None,
-        cosine=float(torch.cat(cosines).mean()),
-        top1_agreement=float(torch.cat(agree).double().mean()) if agree else None,
-        correct_before=torch.cat(before).numpy() if before else None,
-        correct_after=torch.cat(after).numpy() if after else None,
+        images=len(order),
+        output_relative_error=outputs.value(world),
+        feature_relative_error=maps.value(world) if features is not None else None,
+        cosine=float(np.mean(angles)),
+        top1_agreement=None if same is None else float(np.mean(same)),
+        correct_before=before.whole(world, order),
+        correct_after=after.whole(world, order),
     )

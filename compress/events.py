@@ -32,10 +32,15 @@ class StageAdvanced(Event):
 
 @dataclass(frozen=True)
 class StageDone(Event):
-    """A stage has ended after ``seconds``."""
+    """A stage has ended after ``seconds``.
+
+    Where it read images: how many all processes read, and how many seconds this one ``waited`` for its own.
+    """
 
     stage: str
     seconds: float
+    images: int = 0
+    waited: float = 0.0
 
 
 @dataclass(frozen=True)

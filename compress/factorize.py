@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cnncompress.arrays import to_array, to_tensor
 from cnncompress.decompositions import Factors, make
+from cnncompress.distributed.world import ALONE, World
 from cnncompress.errors import NumericsError
 from cnncompress.events import LayerDone, Reporter, silent
 from cnncompress.gather import Context, responses_of
@@ -28,6 +29,9 @@ def factorize_(
 ) -> dict[str, Factors]:
     """Replace the planned layers of a network, in place.
 
+    Of several processes the first one solves, and the others get its factors; layers whose solution looks at
+    nothing but their weights are spread over all of them.
+
     Args:
         model: the original network's copy, BatchNorm folded; each layer is replaced as soon as it is
             solved, so that the next one sees the compressed prefix.
@@ -40,6 +44,9 @@ def factorize_(
         What the fit of each replaced layer found.
     """
     described = {layer.name: layer for layer in layers}
+    world = context.world if context is not None else ALONE
+    backend = context.backend if context is not None else "numpy"
+    solved = _solved_apart(model, described, plans, world, backend)
     found: dict[str, Factors] = {}
     for plan in plans:
         if plan.method == "none":
@@ -51,26 +58,44 @@ def factorize_(
         if context is not None and method.needs_data:
             responses = responses_of(layer, method, plan.ranks, context)
         begun = time.perf_counter()
-        factors = replace_layer_(
-            model, layer, plan, responses, context.backend if context is not None else "numpy"
-        )
+        factors = solved.get(plan.name)
+        if factors is None:
+            factors = world.first(lambda: solve(model, layer, plan, responses, backend))  # noqa: B023  # called at once
+        put_(model, layer, plan, factors)
         found[plan.name] = factors
         error, seconds = factors.errors.get(factors.chosen), time.perf_counter() - begun
         report(LayerDone(plan.name, plan.method, plan.ranks, error, plan.reason, seconds))
     return found
 
 
-def replace_layer_(
+def _solved_apart(
+    model: nn.Module,
+    described: Mapping[str, LayerInfo],
+    plans: Sequence[LayerPlan],
+    world: World,
+    backend: Literal["numpy", "cupy"],
+) -> dict[str, Factors]:
+    """What doesn't depend on the layers before, solved side by side where there are several processes."""
+    if world.is_alone:
+        return {}
+    apart = [
+        plan for plan in plans if plan.method != "none" and not make(plan.method, plan.options).needs_data
+    ]
+    factors = world.each(apart, lambda plan: solve(model, described[plan.name], plan, None, backend))
+    return {plan.name: each for plan, each in zip(apart, factors, strict=True)}
+
+
+def solve(
     model: nn.Module,
     layer: LayerInfo,
     plan: LayerPlan,
     responses: Responses | None,
     backend: Literal["numpy", "cupy"],
 ) -> Factors:
-    """Fit one layer's replacement and put it in the layer's place.
+    """Fit one layer's replacement.
 
     Args:
-        model: changed in place.
+        model: holds the layer.
         layer: description of the layer.
         plan: method and ranks.
         responses: of the layer; None if the method needs no data.
@@ -78,21 +103,34 @@ def replace_layer_(
 
     Returns:
         The factors, as arrays.
+    """
+    method = make(plan.method, plan.options)
+    module = model.get_submodule(layer.name)
+    assert isinstance(module, nn.Conv2d | nn.Linear)
+    weight, bias = _weight_and_bias(module)
+    return method.fit(layer, to_array(weight, backend), to_array(bias, backend), responses, plan.ranks)
+
+
+def put_(model: nn.Module, layer: LayerInfo, plan: LayerPlan, factors: Factors) -> None:
+    """Put a layer's replacement in the layer's place.
+
+    Args:
+        model: changed in place.
+        layer: description of the layer.
+        plan: method and ranks.
+        factors: of the replacement.
 
     Raises:
         NumericsError: the solution holds NaN or infinity.
     """
     method = make(plan.method, plan.options)
     module = model.get_submodule(layer.name)
-    assert isinstance(module, nn.Conv2d | nn.Linear)
-    weight, bias = _weight_and_bias(module)
-    factors = method.fit(layer, to_array(weight, backend), to_array(bias, backend), responses, plan.ranks)
+    assert isinstance(module.weight, Tensor)
     replacement = method.build(layer, plan.ranks)
     load_(replacement, factors, like=module.weight)
     if not all(bool(torch.isfinite(p).all()) for p in replacement.parameters()):
         raise NumericsError(f"{layer.name}: {plan.method} gave NaN or infinity at ranks {plan.ranks}")
     model.set_submodule(layer.name, replacement.eval())
-    return factors
 
 
 def _weight_and_bias(module: nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:

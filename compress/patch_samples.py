@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.arrays import to_array
+from cnncompress.distributed.world import World
 from cnncompress.inspect import LayerInfo
 from cnncompress.responses import Samples
 from cnncompress.sampling import Sampler
@@ -74,6 +75,26 @@ class PatchSamples:
             self._images[name] += [image for image in self._indices for _ in range(count)]
 
         return collect
+
+    def share(self, world: World, device: torch.device) -> None:
+        """Give all processes the samples of all, images in the order of the list.
+
+        Args:
+            world: the processes.
+            device: of the network.
+        """
+        if world.is_alone:
+            return
+        for name, sampler in self._samplers.items():
+            layer = sampler.layer
+            parts = self._kept[name] or [
+                (torch.empty(layer.out_channels, 0), torch.empty(layer.patch_size, 0))
+            ]
+            order = torch.tensor(self._images[name], dtype=torch.int64)
+            own = [torch.cat(part, dim=1).to(device) for part in zip(*parts, strict=True)]
+            answers, patches = (world.share_columns(part, order) for part in own)
+            self._kept[name] = [(answers, patches)]
+            self._images[name] = sorted(image for part in world.gather(self._images[name]) for image in part)
 
     def of(self, name: str, judges: Collection[int]) -> tuple[Samples, Samples]:
         """The samples of one layer.

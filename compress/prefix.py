@@ -25,13 +25,17 @@ class Prefix:
         source: the images.
         batch_size: images run at a time.
         memory: bytes that kept values may take.
+        processes: among which the images are dealt out.
     """
 
-    def __init__(self, model: nn.Module, source: ImageSource, *, batch_size: int, memory: int) -> None:
+    def __init__(
+        self, model: nn.Module, source: ImageSource, *, batch_size: int, memory: int, processes: int = 1
+    ) -> None:
         self._model = model
         self._source = source
         self._batch_size = batch_size
         self._memory = memory
+        self._processes = processes
         self._layout = layout_of(model)  # now: replacements don't tell
         self._steps = Steps.of(model)
         self._start = 0
@@ -54,7 +58,7 @@ class Prefix:
         stop = self._steps.place_of(name)
         assert stop is not None, f"{name} runs within another module"
         kept: list[tuple[Sequence[int], Values]] | None = None
-        batches = -(-len(self._source) // self._batch_size)
+        batches = -(-len(self._source) // (self._batch_size * self._processes))
         for place, (indices, values) in enumerate(self._states()):
             reached = self._advance(values, stop)
             yield indices, self._steps.input_of(stop, reached)

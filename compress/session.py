@@ -16,10 +16,11 @@ from cnncompress.data import check_disjoint
 from cnncompress.decompositions import Factors, make
 from cnncompress.default_data import default_data
 from cnncompress.devices import usable_device
+from cnncompress.distributed import ALONE, World, sharded
 from cnncompress.effective_kernel import filters_of
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, OriginalOutputs, compare
-from cnncompress.events import Note, Reporter, StageDone, StageStarted
+from cnncompress.events import Note, Reporter, StageDone, StageStarted, silent
 from cnncompress.factorize import factorize_, originals
 from cnncompress.finetune import Finetuned, finetune_layers, trained_layers
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
@@ -73,6 +74,7 @@ class Session:
         report: receives the progress.
         training: images to fine-tune on; None takes the calibration images.
         speedups: that will be asked for, if not only that of the options.
+        world: the processes that share the work; all make the same networks.
     """
 
     def __init__(
@@ -85,12 +87,16 @@ class Session:
         *,
         training: ImageSource | None = None,
         speedups: Sequence[float] = (),
+        world: World = ALONE,
     ) -> None:
+        report = report if world.is_first else silent
+        self._world = world
         clock = Clock(report)
         device = usable_device(options.device)
         self._backend = choose_backend(options.solver, device)
         if calibration is None:
-            calibration, default_evaluation, note = default_data(network, options.images, options.seed)
+            with world.first_goes():  # a download is done once
+                calibration, default_evaluation, note = default_data(network, options.images, options.seed)
             evaluation = evaluation or default_evaluation
             network = replace(network, notes=(*network.notes, *note))
         if evaluation is not None:
@@ -124,7 +130,14 @@ class Session:
                 hardest = replace(options, speedup=max(self._speedups))
                 spend(self._menus, budget_of(self.outlined, hardest))
         self._known: Calibration = calibrate(
-            self.original, watched, menus, calibration, options, clock, again=len(self._speedups) > 1
+            self.original,
+            watched,
+            menus,
+            calibration,
+            options,
+            clock,
+            again=len(self._speedups) > 1,
+            world=world,
         )
         self._weights = originals(self.original, list(menus))
         self._unjudged = True
@@ -145,13 +158,14 @@ class Session:
         settled = self.settle(options, clock)
         plans = settled.plans
         compressed = copy_sharing_weights(self.original)
-        prefix = Prefix(compressed, self._source, batch_size=options.batch_size, memory=options.memory)
+        prefix = self._prefix(compressed, options)
         context = Context(
             calibration=self._known,
             prefix=prefix,
             holdout=options.holdout,
             seed=options.seed,
             backend=self._backend,
+            world=self._world,
         )
         factors = _factorize(compressed, self.layers, plans, context, clock)
         pictures = _first_filters(self.original, compressed, self.layers, plans)
@@ -159,7 +173,7 @@ class Session:
         compressed, finetuned = _finetune(
             self.original, compressed, self.layers, plans, self._training, options, clock
         )
-        alone = _compare_variants(self.original, self.layers, plans, context, self._source, options, clock)
+        alone = self._compare_variants(plans, context, options, clock)
         comparison = self._compare(compressed, options, clock)
         timed = self._timed(compressed, options, clock)
         plan = Plan(
@@ -214,15 +228,29 @@ class Session:
             What is to be done.
         """
         pinned = self.network.features
+        # what the clock says differs between processes: one decides
         if options.ranks != KNAPSACK:
             weights = {name: weight for name, (weight, _) in self._weights.items()}
-            plans, times = plan_worthwhile(
-                self.outlined, weights, self._known.statistics, self.original, options, report, pinned=pinned
+            plans, times = self._world.first(
+                lambda: plan_worthwhile(
+                    self.outlined,
+                    weights,
+                    self._known.statistics,
+                    self.original,
+                    options,
+                    report,
+                    pinned=pinned,
+                )
             )
             return Settled(plans, times)
         menus = self._judged(report)
         if options.method != self.options.method:
             menus = [menu.among(options.method_names) for menu in menus]
+        return self._world.first(lambda: self._spent(menus, options, report))
+
+    def _spent(self, menus: Sequence[LayerMenu], options: Options, report: Reporter) -> Settled:
+        """Spend the budget on the menus."""
+        pinned = self.network.features
         planned: Planned
         if options.budget == "latency":
             planned = plan_latency(
@@ -233,10 +261,26 @@ class Session:
         record = planned.to_json(options.speedup) | {"distortion": options.distortion}
         return Settled(planned.plans, planned.times, record)
 
+    def _prefix(self, model: nn.Module, options: Options) -> Prefix:
+        return Prefix(
+            model,
+            sharded(self._source, self._world),
+            batch_size=options.batch_size,
+            memory=options.memory,
+            processes=self._world.size,
+        )
+
     def _judged(self, clock: Reporter) -> list[LayerMenu]:
         if self._unjudged:
             judge = Judge(
-                self._menus, self.original, self._weights, self._known, self._source, self.options, clock
+                self._menus,
+                self.original,
+                self._weights,
+                self._known,
+                self._source,
+                self.options,
+                clock,
+                world=self._world,
             )
             self._menus, self._unjudged = judge.menus(), False
             self._known = replace(self._known, patches=None)  # make room
@@ -256,6 +300,7 @@ class Session:
             features=self.network.features,
             batch_size=options.batch_size,
             only=only,
+            world=self._world,
             report=report,
         )
 
@@ -263,16 +308,37 @@ class Session:
         if not options.measure:
             return ()
         budgeted = options.budget == "latency"
-        return latencies(
-            self.original,
-            compressed,
-            self.network.input_size,
-            runtimes=(options.runtime if budgeted else "torch",),
-            threads=(options.threads if budgeted else 1,),
-            batches=(options.batch if budgeted else 1,),
-            repeats=20 if budgeted else 10,
-            report=report,
+        return self._world.first(
+            lambda: latencies(
+                self.original,
+                compressed,
+                self.network.input_size,
+                runtimes=(options.runtime if budgeted else "torch",),
+                threads=(options.threads if budgeted else 1,),
+                batches=(options.batch if budgeted else 1,),
+                repeats=20 if budgeted else 10,
+                report=report,
+            )
         )
+
+    def _compare_variants(
+        self, plans: list[LayerPlan], context: Context, options: Options, report: Reporter
+    ) -> dict[str, dict[str, float]]:
+        """Each kind of solution on a copy of its own, if the user wants to see it."""
+        if not options.compare:
+            return {}
+
+        def errors(changed: Sequence[LayerPlan]) -> dict[str, float]:
+            copy = copy_sharing_weights(self.original)
+            within = replace(context, prefix=self._prefix(copy, options))
+            found = factorize_(copy, self.layers, changed, within)
+            return {name: factors.errors[factors.chosen] for name, factors in found.items() if factors.chosen}
+
+        stage, begun = "compare", time.perf_counter()
+        report(StageStarted(stage, len(VARIANTS), "kinds of solutions"))
+        found = compare_variants(plans, errors, report)
+        report(StageDone(stage, time.perf_counter() - begun))
+        return found
 
 
 def _factorize(
@@ -324,29 +390,3 @@ def _first_filters(
             assert isinstance(before.weight, torch.Tensor)
             return filters_of(before.weight, after, layer)
     return None
-
-
-def _compare_variants(
-    original: nn.Module,
-    layers: tuple[LayerInfo, ...],
-    plans: list[LayerPlan],
-    context: Context,
-    calibration: ImageSource,
-    options: Options,
-    report: Reporter,
-) -> dict[str, dict[str, float]]:
-    """Each kind of solution on a copy of its own, if the user wants to see it."""
-    if not options.compare:
-        return {}
-
-    def errors(changed: Sequence[LayerPlan]) -> dict[str, float]:
-        copy = copy_sharing_weights(original)
-        prefix = Prefix(copy, calibration, batch_size=options.batch_size, memory=options.memory)
-        found = factorize_(copy, layers, changed, replace(context, prefix=prefix))
-        return {name: factors.errors[factors.chosen] for name, factors in found.items() if factors.chosen}
-
-    stage, begun = "compare", time.perf_counter()
-    report(StageStarted(stage, len(VARIANTS), "kinds of solutions"))
-    found = compare_variants(plans, errors, report)
-    report(StageDone(stage, time.perf_counter() - begun))
-    return found

@@ -78,6 +78,25 @@ class World:
             dist.all_reduce(total)
         return total
 
+    def sum_each(self, parts: Sequence[Tensor] | None, device: torch.device) -> list[Tensor] | None:
+        """Add up several tensors of which a process may have none, because it had no image to read.
+
+        Args:
+            parts: of the same shapes and types wherever there are some.
+            device: of the tensors.
+
+        Returns:
+            The sums, the same in all processes; None if no process has any.
+        """
+        if self.is_alone:
+            return None if parts is None else list(parts)
+        told = self.gather(None if parts is None else [_Shape(tuple(p.shape), p.dtype) for p in parts])
+        shapes = next((one for one in told if one is not None), None)
+        if shapes is None:
+            return None
+        mine = parts or [torch.zeros(shape, dtype=dtype, device=device) for shape, dtype in shapes]
+        return [self.sum(part) for part in mine]
+
     def gather(self, value: T) -> list[T]:
         """Show a value to all processes.
 
@@ -179,13 +198,34 @@ class World:
         if not self.is_first:
             return part[:, :0]
         _, places = torch.sort(torch.cat(orders), stable=True)
-        return torch.cat(parts, dim=1)[:, places.to(part.device)]
+        # a process without images doesn't know how many rows there are
+        filled = [one for one in parts if one.shape[1]] or parts[:1]
+        return torch.cat(filled, dim=1)[:, places.to(part.device)].contiguous()
+
+    def share_columns(self, part: Tensor, order: Tensor) -> Tensor:
+        """Bring columns that lie spread over the processes to all of them.
+
+        Args:
+            part: as in `columns`.
+            order: as in `columns`.
+
+        Returns:
+            Shape (rows, columns of all) in all processes.
+        """
+        if self.is_alone:
+            return part
+        whole = self.columns(part, order)
+        shape, dtype = self.share(_Shape(tuple(whole.shape), whole.dtype))
+        if not self.is_first:
+            whole = torch.empty(shape, dtype=dtype, device=part.device)
+        with _linked():
+            dist.broadcast(whole, src=0)
+        return whole
 
     def _to_first(self, part: Tensor) -> list[Tensor]:
         """The tensors of all processes in the first one; nothing elsewhere."""
         shapes = self.gather(_Shape(tuple(part.shape), part.dtype))
-        sent = part.contiguous()
-        sent = sent if sent.dtype in _SENT else sent.to(torch.uint8)
+        sent = part.contiguous().to(_sent_as(part.dtype))
         with _linked():
             if not self.is_first:
                 if sent.numel():
@@ -193,7 +233,7 @@ class World:
                 return []
             found = [part]
             for rank, (shape, dtype) in enumerate(shapes[1:], start=1):
-                received = torch.empty(shape, dtype=sent.dtype, device=part.device)
+                received = torch.empty(shape, dtype=_sent_as(dtype), device=part.device)
                 if received.numel():
                     dist.recv(received, src=rank)
                 found.append(received.to(dtype))
@@ -222,6 +262,10 @@ class World:
 
 
 ALONE = World()
+
+
+def _sent_as(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype in _SENT else torch.uint8  # truth values have no type of their own on the way
 
 
 @contextmanager

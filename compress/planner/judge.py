@@ -12,6 +12,7 @@ from cnncompress.calibration import Calibration
 from cnncompress.candidates import enumerate_candidates
 from cnncompress.distortion.output_gradients import gradient_moments
 from cnncompress.distortion.probes import probe_losses
+from cnncompress.distributed.world import ALONE, World
 from cnncompress.errors import OptionError
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted
 from cnncompress.gather import held_out_images
@@ -94,6 +95,7 @@ class Judge:
         source: the calibration images.
         options: of the run.
         report: receives the progress.
+        world: the processes that share the work.
     """
 
     def __init__(
@@ -105,7 +107,10 @@ class Judge:
         source: ImageSource,
         options: Options,
         report: Reporter,
+        *,
+        world: World = ALONE,
     ) -> None:
+        self._world = world
         self._menus, self._original, self._weights = menus, original, weights
         self._known, self._source, self._options, self._report = known, source, options, report
         self._judges = held_out_images(known.collector.indices, share=options.holdout, seed=options.seed)
@@ -120,13 +125,16 @@ class Judge:
         metrics = self._metrics(layers)
         stage, begun = "judge", time.perf_counter()
         self._report(StageStarted(stage, len(layers), "layers"))
-        menus = []
-        for menu in self._menus:
-            menus.append(self._judged(menu, metrics.get(menu.layer.name)))
+
+        def judged(menu: LayerMenu) -> LayerMenu:
+            found = self._judged(menu, metrics.get(menu.layer.name))
             self._report(StageAdvanced(stage))
+            return found
+
+        menus = self._world.each(self._menus, judged)
         self._report(StageDone(stage, time.perf_counter() - begun))
         if self._options.probes and self._options.distortion != "energy":
-            menus = self._probed(menus, metrics)
+            menus = self._world.first(lambda: self._probed(menus, metrics))
         if self._options.distortion == "energy":
             return [_as_energy(menu) for menu in menus]
         return [_mended(menu, len(menus) - 1 - place) for place, menu in enumerate(menus)]
@@ -134,13 +142,15 @@ class Judge:
     def _metrics(self, layers: Sequence[LayerInfo]) -> Mapping[str, NDArray[np.float64]]:
         if self._options.distortion != "loss":
             return {}
-        return gradient_moments(
-            self._original,
-            layers,
-            self._source,
-            images=GRADIENT_IMAGES,
-            seed=self._options.seed,
-            report=self._report,
+        return self._world.first(
+            lambda: gradient_moments(
+                self._original,
+                layers,
+                self._source,
+                images=GRADIENT_IMAGES,
+                seed=self._options.seed,
+                report=self._report,
+            )
         )
 
     def _evidence(self, layer: LayerInfo, metric: NDArray[np.float64] | None) -> Evidence:
