@@ -166,8 +166,18 @@ def _check(given: dict[str, Any]) -> None:
         raise click.UsageError("--max-drop chooses the ranks; it can't be given beside --plan")
     if given["plan"] is not None and len(given["speedup"] or ()) > 1:
         raise click.UsageError("--plan settles all ranks; several speedups can't be given beside it")
-    if given["train"] is not None and given["finetune"] is None:
-        raise click.UsageError("--train needs --finetune upper or all")
+    _check_finetuning(given)
+
+
+def _check_finetuning(given: dict[str, Any]) -> None:
+    if given["finetune"] is None:
+        flags = ("train", "epochs", "lr", "distill")
+        unused = [flag for flag in flags if given[flag] is not None]
+        unused += ["recipe"] if given["recipe"] != "finetune" else []
+        if unused:
+            raise click.UsageError(f"--{unused[0]} needs --finetune EPOCHS, all or upper")
+    elif given["finetune"][1] is not None and given["epochs"] is not None:
+        raise click.UsageError("--finetune EPOCHS and --epochs are the same; give one of them")
 
 
 def _check_used(options: Any) -> None:
@@ -233,6 +243,7 @@ def _prepared(
     from cnncompress import api
     from cnncompress.data import open_source
 
+    layers, epochs = given["finetune"] or ("", None)
     options = api.Options(
         speedup=given["speedup"] or DEFAULT_SPEEDUP,
         budget=given["budget"],
@@ -257,9 +268,12 @@ def _prepared(
         solver=given["solver"],
         device=given["device"],
         seed=given["seed"],
-        finetune=given["finetune"] or "",
-        epochs=given["epochs"],
+        repair=given["repair"],
+        finetune=layers,
+        recipe=given["recipe"],
+        epochs=given["epochs"] if epochs is None else epochs,
         learning_rate=given["lr"],
+        distill=given["distill"] or "",
         measure=not given["no_measure"],
         allow_slower=given["allow_slower"],
         compare=given["compare"],

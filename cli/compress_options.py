@@ -207,9 +207,31 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         help="Also run symmetric and asymmetric, linear and nonlinear solutions throughout, for the report.",
     ),
     click.option(
+        "--repair/--no-repair",
+        default=None,
+        help="Then mend the network in closed form: BatchNorm statistics, biases, last factors.  "
+        "[default: before --finetune EPOCHS and --finetune all]",
+    ),
+    click.option(
         "--finetune",
-        type=click.Choice(["upper", "all"]),
-        help="Then train the layers above the compressed ones until the drop is recovered.",
+        type=values.finetune,
+        metavar="EPOCHS|all|upper",
+        help="Then train all layers for so many epochs at most, or only those above the compressed ones, "
+        "until the drop is recovered.",
+    ),
+    click.option(
+        "--recipe",
+        default="finetune",
+        show_default=True,
+        help="Of fine-tuning: finetune, distill, short, sic or nin.",
+    ),
+    click.option(
+        "--distill",
+        is_flag=False,
+        flag_value="logits",
+        type=click.Choice(["logits", "features", "layers"]),
+        help="Learn from the original network: its outputs, its layers' too, or each layer alone.  "
+        "[alone: logits]",
     ),
     click.option(
         "--train",
@@ -219,11 +241,9 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--epochs",
         type=click.IntRange(1),
-        default=5,
-        show_default=True,
-        help="Passes over the training images, at most.",
+        help="Passes over the training images, at most.  [default: the recipe's]",
     ),
-    click.option("--lr", type=float, default=1e-3, show_default=True, help="Learning rate of fine-tuning."),
+    click.option("--lr", type=float, help="Learning rate of fine-tuning.  [default: the recipe's]"),
     click.option(
         "--allow-slower",
         is_flag=True,

@@ -1,5 +1,7 @@
 """The group of commands; a model's name alone means ``compress``."""
 
+from typing import Any
+
 import click
 
 from cnncompress import __version__
@@ -8,7 +10,7 @@ from cnncompress.cli.compress import compress
 from cnncompress.cli.explain import explain
 from cnncompress.cli.inspect import inspect
 from cnncompress.cli.models import models
-from cnncompress.cli.processes import is_first
+from cnncompress.cli.processes import is_first, leave_together
 from cnncompress.cli.profile import profile
 from cnncompress.cli.train import train
 from cnncompress.errors import CompressError
@@ -20,6 +22,25 @@ FAILED = 2
 
 class DefaultGroup(click.Group):
     """Takes an unknown first word for an argument of the default command, and errors for one line."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        """Run the program; one of several processes ends at once when it is done.
+
+        Args:
+            *args: as click's.
+            **extra: as click's.
+
+        Returns:
+            What click returns outside of a program.
+
+        Raises:
+            SystemExit: the program has ended.
+        """
+        try:
+            return super().main(*args, **extra)
+        except SystemExit as end:
+            leave_together(end.code)
+            raise
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put the default command's name in front where no command is named.

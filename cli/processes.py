@@ -59,6 +59,20 @@ def processes(device: str) -> Iterator["World"]:
             signal.signal(signal.SIGTERM, before)
 
 
+def leave_together(code: object) -> None:
+    """End one of several processes at once; without torchrun nothing happens.
+
+    torch's threads for gloo, taken down by a normal end, now and then abort the process.
+
+    Args:
+        code: for the shell.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
 def _stopped(number: int, frame: FrameType | None) -> None:
     del number, frame
     from cnncompress.distributed.joining import is_first_to_fail

@@ -62,10 +62,10 @@ class Progress:
                 self._line(f"epoch {epoch} of {epochs}: loss {loss:.4f}, {test}{right}")
             case LayerDone(name, _, ranks):
                 self._layer(name, steps=1 if ranks else 0)
-            case StageDone(stage, seconds):
+            case StageDone(stage):
                 if stage in self._tasks:
                     self._bars.remove_task(self._tasks.pop(stage))
-                self._line(f"{stage}: {self._summary(stage, seconds)}")
+                self._line(f"{stage}: {self._summary(event)}")
             case Note(message):
                 self._line(f"note: {message}", style="yellow")
 
@@ -79,12 +79,18 @@ class Progress:
     def _line(self, text: str, style: str = "dim") -> None:
         self._console.print(text, style=style, markup=False)
 
-    def _summary(self, stage: str, seconds: float) -> str:
-        count, unit = self._counts.get(stage, 0), self._units.get(stage, "")
-        if not count:
-            return f"{seconds:.1f} s"
-        done = f"{amount(count, unit)} in {seconds:.1f} s"
-        return f"{done}, {amount(count / max(seconds, 1e-9), unit)}/s" if unit in _WITH_RATE else done
+    def _summary(self, done: StageDone) -> str:
+        count, unit = self._counts.get(done.stage, 0), self._units.get(done.stage, "")
+        if done.images and unit in {"", "images"}:  # as they were read, whatever the bar was told
+            count, unit = done.images, "images"
+        parts = [f"{amount(count, unit)} in {done.seconds:.1f} s" if count else f"{done.seconds:.1f} s"]
+        rates = {unit: count} if count and unit in _WITH_RATE else {}
+        if done.images:
+            rates["images"] = done.images
+        parts += [f"{amount(number / max(done.seconds, 1e-9), of)}/s" for of, number in rates.items()]
+        if done.images:
+            parts.append(f"{done.waited:.1f} s of them waiting for images")
+        return ", ".join(parts)
 
 
 class _Amount(ProgressColumn):

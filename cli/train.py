@@ -4,13 +4,17 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.cli import values
 from cnncompress.cli.compress import file_name
 from cnncompress.cli.compress_options import OUTPUT
+from cnncompress.cli.processes import processes
+
+if TYPE_CHECKING:  # torch takes seconds, --help shall not
+    from cnncompress.distributed import World
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
 
@@ -26,7 +30,7 @@ INTERRUPTED = 130  # what shells report after Ctrl-C
 @click.option(
     "--eval", "evaluation", type=click.Path(path_type=Path), help="Folder with test images in class folders."
 )
-@click.option("--recipe", default="short", show_default=True, help="short, sic, nin or finetune.")
+@click.option("--recipe", default="short", show_default=True, help="short, sic, nin, distill or finetune.")
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),
@@ -35,6 +39,11 @@ INTERRUPTED = 130  # what shells report after Ctrl-C
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images.  [default: the recipe's]")
 @click.option("--lr", type=float, help="Highest learning rate.  [default: the recipe's]")
 @click.option("--batch-size", type=click.IntRange(1), help="Images of one step.  [default: the recipe's]")
+@click.option(
+    "--accumulate",
+    type=click.IntRange(1),
+    help="Parts that a step's images are run in, to save memory.  [default: the recipe's]",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
 @click.option(
     "--precision",
@@ -77,26 +86,35 @@ def train(context: click.Context, /, **given: Any) -> None:
     the other commands reads, and train.json: recipe, history, accuracy, MACs, versions. After each epoch the
     state is kept, so that an interrupted training goes on with --resume to the same result.
     """
-    from cnncompress.cli.progress import Progress
-    from cnncompress.training.job import run_job
-
     job = _job(given)
-    try:
-        # whatever a library prints must not end up between the braces
-        with redirect_stdout(sys.stderr), Progress(quiet=given["quiet"]) as report:
-            trained = run_job(job, report)
-    except KeyboardInterrupt:
-        from cnncompress.training.folders import STATE
-
-        kept = (job.output / STATE).exists()
-        click.echo("interrupted; " + ("--resume goes on" if kept else "no epoch was complete"), err=True)
-        context.exit(INTERRUPTED)
+    with processes(job.device) as world:
+        given["quiet"] = given["quiet"] or not world.is_first
+        trained = _run(context, job, world, quiet=given["quiet"])
+    if not world.is_first:
+        return
     if given["as_json"]:
         click.echo(json.dumps(json.loads((job.output / "train.json").read_text(encoding="utf-8")), indent=2))
         return
     if not given["quiet"]:
         _print_history(trained.summary)
     click.echo(f"{_verdict(trained.summary)} -> {job.output}")
+
+
+def _run(context: click.Context, job: Any, world: "World", *, quiet: bool) -> Any:
+    from cnncompress.cli.progress import Progress
+    from cnncompress.training.job import run_job
+
+    try:
+        # whatever a library prints must not end up between the braces
+        with redirect_stdout(sys.stderr), Progress(quiet=quiet) as report:
+            return run_job(job, report, world)
+    except KeyboardInterrupt:
+        from cnncompress.training.folders import STATE
+
+        kept = (job.output / STATE).exists()
+        if world.is_first:
+            click.echo("interrupted; " + ("--resume goes on" if kept else "no epoch was complete"), err=True)
+        context.exit(INTERRUPTED)
 
 
 def _job(given: dict[str, Any]) -> Any:
@@ -108,6 +126,7 @@ def _job(given: dict[str, Any]) -> Any:
         epochs=given["epochs"],
         learning_rate=given["lr"],
         batch_size=given["batch_size"],
+        accumulate=given["accumulate"],
         precision=given["precision"],
         seed=given["seed"],
     )

@@ -84,6 +84,27 @@ def align(text: str) -> int | str:
     return int(text)
 
 
+def finetune(text: str) -> tuple[str, int | None]:
+    """Read ``upper``, ``all`` or a number of epochs, which means all layers.
+
+    Args:
+        text: as typed.
+
+    Returns:
+        Which layers, and the epochs if they were given.
+
+    Raises:
+        BadParameter: it is anything else.
+    """
+    if text in {"upper", "all"}:
+        return text, None
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(
+            f"{text!r} is neither a number of epochs nor upper or all; write for example 3"
+        )
+    return "all", int(text)
+
+
 def numbers(text: str) -> tuple[float, ...]:
     """Read numbers with commas between them.
 

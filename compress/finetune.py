@@ -5,29 +5,33 @@ were solved, and what lies above learns to work with what they deliver. ``all`` 
 (Zhang et al., section 3.6). Layers run as in evaluation: no dropout, BatchNorm fixed.
 """
 
-import math
 import time
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from cnncompress.errors import ModelError, NumericsError, OptionError, unknown_name
-from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
+from cnncompress.distributed import ALONE, World
+from cnncompress.errors import DataError
+from cnncompress.events import EpochDone, Reporter, StageAdvanced, StageDone, StageStarted, silent
+from cnncompress.finetune_choice import layers_above, reconstructed_layers, trained_layers, with_own_weights
+from cnncompress.finetune_objective import objective_of
+from cnncompress.finetune_run import Run, Task
+from cnncompress.finetune_state import Keep, damaged, read_state, write_state
 from cnncompress.folding import copy_sharing_weights
 from cnncompress.gather import held_out_images
 from cnncompress.image_source import ImageSource
-from cnncompress.inspect import LayerInfo
 from cnncompress.memory_layout import layout_of
+from cnncompress.training.distill import Distillation
 from cnncompress.training.images import Images, readable
-from cnncompress.training.loop import Trainer
-from cnncompress.training.losses import Verdict, by_labels, by_outputs, judge
 from cnncompress.training.recipe import Recipe
+from cnncompress.waiting import Watched
 
-_NOTHING = 1e-6  # loss that rounding alone can cause
+__all__ = ["Finetuned", "Keep", "finetune_layers", "layers_above", "trained_layers"]
+
+_STAGE = "finetune"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +40,25 @@ class Finetuned:
 
     Attributes:
         layers: that were trained.
-        objective: ``"labels"``, or ``"original outputs"`` where there are none.
+        objective: ``"labels"``, ``"original outputs"`` where there are none, or ``"distillation: KIND"``.
         epochs: that were run.
-        kept: epoch whose weights were kept: of those that aren't less often right on the held-out images than
-            the start, the one with the lowest loss; 0 for the weights before.
-        history: mean loss on held-out images before and after each epoch.
+        kept: epoch whose weights were kept: the one that is most often right on the held-out images, of
+            equals the one with the lowest loss, which decides alone without labels; 0 for the start.
+        history: mean loss on held-out images before and after each epoch: of the labels, or of the
+            original's outputs without any.
         accuracies: percent of them that were right before and after each epoch; empty without labels.
-        target: that loss of the original network; 0 where its own outputs are the objective.
+        losses: mean over the training images of each epoch, of what was lowered.
+        seconds: of each epoch, its judgement included.
+        target: held-out loss of the original network; 0 where its own outputs are the objective, None where
+            it isn't known.
         target_accuracy: of the original network, percent; None without labels.
         images: trained on.
         held_out: images that judged.
-        note: why it ended.
+        note: why it ended, and whether the start was kept.
+        recipe: that was followed.
+        distill: how the original taught, if it did.
+        processes: that shared the work.
+        resumed: epochs that were complete each time the run was taken up after an interruption.
     """
 
     layers: tuple[str, ...]
@@ -55,11 +67,17 @@ class Finetuned:
     kept: int
     history: tuple[float, ...]
     accuracies: tuple[float, ...]
-    target: float
+    losses: tuple[float, ...]
+    seconds: tuple[float, ...]
+    target: float | None
     target_accuracy: float | None
     images: int
     held_out: int
     note: str
+    recipe: Recipe
+    distill: Distillation | None = None
+    processes: int = 1
+    resumed: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-able values.
@@ -70,73 +88,39 @@ class Finetuned:
         return asdict(self)
 
 
-def trained_layers(which: str, replaced: Sequence[str], layers: Sequence[LayerInfo]) -> tuple[str, ...]:
-    """The layers that fine-tuning trains.
-
-    Args:
-        which: ``"upper"`` or ``"all"``.
-        replaced: names of the replaced layers.
-        layers: of the network, in the order of execution.
-
-    Returns:
-        Their names.
-
-    Raises:
-        OptionError: a name is none of a layer that runs.
-        ModelError: there are none, or no layer was replaced.
-    """  # noqa: DOC502  # raised by layers_above
-    if which == "upper":
-        return layers_above(replaced, layers)
-    return tuple(layer.name for layer in layers if 0 not in layer.output_size)
-
-
-def layers_above(replaced: Sequence[str], layers: Sequence[LayerInfo]) -> tuple[str, ...]:
-    """The layers that run after the last replaced one.
-
-    Args:
-        replaced: names of the replaced layers.
-        layers: of the network, in the order of execution.
-
-    Returns:
-        Their names.
-
-    Raises:
-        OptionError: a name is none of a layer that runs.
-        ModelError: there are none, or no layer was replaced.
-    """
-    ran = [layer.name for layer in layers if 0 not in layer.output_size]
-    if not replaced:
-        raise ModelError("no layer was replaced, so there is nothing above to fine-tune; replace some first")
-    for name in replaced:
-        if name not in ran:
-            raise OptionError(unknown_name("layer", name, ran))
-    last = max(ran.index(name) for name in replaced)
-    if last + 1 == len(ran):
-        raise ModelError(
-            f"{ran[last]}: no layer is left above it to fine-tune; replace fewer layers with --only or --skip"
-        )
-    return tuple(ran[last + 1 :])
-
-
 def finetune_layers(
-    original: nn.Module,
+    original: nn.Module | None,
     compressed: nn.Module,
     *,
     chosen: Sequence[str],
     source: ImageSource,
     recipe: Recipe,
     holdout: float = 0.2,
+    distill: Distillation | None = None,
+    replaced: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
+    world: World = ALONE,
+    keep: Keep | None = None,
+    resume: bool = False,
     report: Reporter = silent,
 ) -> tuple[nn.Module, Finetuned]:
     """Train some layers of a compressed network.
 
     Args:
         original: gives the target, and the outputs to reproduce where there are no labels; left as it was.
+            None where labels train and it isn't at hand.
         compressed: left as it was.
-        chosen: layers to train, see `trained_layers`.
-        source: images, with labels or without.
+        chosen: layers to train, see `trained_layers`; a distillation of layers trains the replaced ones of
+            them alone.
+        source: images, with labels or without; the same in all processes.
         recipe: how to train.
         holdout: share of the images that judge.
+        distill: learn from the original rather than from labels, which then only judge.
+        replaced: names of the replaced layers; their weights decay only if the recipe says so.
+        size: height and width that the network reads, where the source's images are larger, see `Images`.
+        world: processes that share the work; all get the same network.
+        keep: where the state is kept after each epoch and in between; the first process writes it.
+        resume: go on with the state in ``keep``.
         report: receives the progress.
 
     Returns:
@@ -145,114 +129,143 @@ def finetune_layers(
 
     Raises:
         DataError: a label is no class of the network, or there are fewer than two images.
-        ModelError: labels can't train such outputs, or a layer shares weights with one that stays.
+        ModelError: labels can't train such outputs, a layer shares weights with one that stays, or the
+            original is needed.
         NumericsError: an output is NaN or infinite before training.
-        OptionError: the layers have no weights.
+        OptionError: the layers have no weights, or the kept state is of other settings.
+        OutputError: ``keep`` can't be written or read.
     """  # noqa: DOC502  # some are raised by what is called
-    stage, begun = "finetune", time.perf_counter()
-    report(StageStarted(stage, recipe.epochs, "epochs"))
-    model, trained = _with_own_weights(compressed, chosen)
-    original = copy_sharing_weights(original).eval()
-    fitted, held_out = _split(original, source, holdout, recipe.seed)
-    loss = by_labels() if source.has_labels else by_outputs(original)
-    target = judge(original, held_out, loss, recipe.batch_size)
-    start = judge(model, held_out, loss, recipe.batch_size)
-    _check_finite(target, start)
-
-    found = [start]
-    best, kept = _copies(trained), 0
-    note = "nothing is lost at the start on the held-out images, so nothing was trained"
-    if not start.reaches(target, tolerance=_NOTHING):
-        note = "all epochs were run"
-        trainer = Trainer(model, trained, fitted, loss, recipe)
-        for epoch in range(1, recipe.epochs + 1):
-            mean = trainer.run_epoch()
-            report(StageAdvanced(stage))
-            verdict = judge(model, held_out, loss, recipe.batch_size)
-            if not (math.isfinite(mean) and math.isfinite(verdict.loss)):
-                note = f"the loss became infinite or NaN in epoch {epoch}; lower the learning rate"
-                break
-            found.append(verdict)
-            if verdict.loss < found[kept].loss and not verdict.is_less_often_right(start):
-                best, kept = _copies(trained), epoch
-            if kept == epoch and verdict.reaches(target):
-                note = "the drop is recovered on the held-out images"
-                break
-        if kept == 0:
-            note += "; nothing was better than the start, which is kept"
-    with torch.no_grad():
-        for parameter, state in zip(trained, best, strict=True):
-            parameter.copy_(state)
-    report(StageDone(stage, time.perf_counter() - begun))
+    begun = time.perf_counter()
+    report(StageStarted(_STAGE, recipe.epochs, "epochs"))
+    if distill is not None and distill.kind == "layers":
+        chosen = reconstructed_layers(chosen, replaced)
+    model, trained = with_own_weights(compressed, chosen)
+    layout = layout_of(original if original is not None else model)
+    original = copy_sharing_weights(original).eval() if original is not None else None
+    watched = Watched(source)
+    parts = _split(model, watched, layout, holdout=holdout, seed=recipe.seed, size=size)
+    objective = objective_of(
+        original,
+        model,
+        recipe,
+        distill,
+        replaced,
+        has_labels=source.has_labels,
+        has_scores=parts.classes is not None,
+    )
+    run = Run(
+        Task(
+            model=model,
+            trained=trained,
+            undecayed=_within(trained, replaced),
+            fitted=parts.fitted,
+            held_out=parts.held_out,
+            objective=objective,
+            recipe=recipe,
+            world=world,
+        )
+    )
+    _start(run, original, keep if resume else None, world)
+    report(StageAdvanced(_STAGE, len(run.losses)))
+    note = _run_epochs(run, recipe.epochs, keep, world, report)
+    run.take_best()
+    read = int(world.sum(torch.tensor(watched.images)))
+    report(StageDone(_STAGE, time.perf_counter() - begun, read, watched.waited))
     return _as_before(model, compressed), Finetuned(
         layers=tuple(chosen),
-        objective="labels" if source.has_labels else "original outputs",
-        epochs=len(found) - 1,
-        kept=kept,
-        history=tuple(verdict.loss for verdict in found),
-        accuracies=tuple(verdict.accuracy for verdict in found if verdict.accuracy is not None),
-        target=target.loss,
-        target_accuracy=target.accuracy,
-        images=len(fitted),
-        held_out=len(held_out),
-        note=note,
+        objective=objective.name,
+        epochs=len(run.losses),
+        kept=run.kept,
+        history=tuple(verdict.loss for verdict in run.found),
+        accuracies=tuple(verdict.accuracy for verdict in run.found if verdict.accuracy is not None),
+        losses=tuple(run.losses),
+        seconds=tuple(run.seconds),
+        target=run.target.loss if run.target is not None else None,
+        target_accuracy=run.target.accuracy if run.target is not None else None,
+        images=len(parts.fitted),
+        held_out=len(parts.held_out),
+        note=note if run.kept else f"{note}; nothing was better than the start, which is kept",
+        recipe=recipe,
+        distill=distill,
+        processes=world.size,
+        resumed=tuple(run.resumed),
     )
 
 
-def _split(original: nn.Module, source: ImageSource, holdout: float, seed: int) -> tuple[Images, Images]:
-    """Images to fit and images that judge."""
+def _start(run: Run, original: nn.Module | None, kept: Keep | None, world: World) -> None:
+    """From the start, or from a state that was kept."""
+    if kept is None:
+        run.begin(original)
+        return
+    state = world.first(lambda: read_state(kept))
+    try:
+        run.take_up(state)
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise damaged(kept.file, error) from None
+
+
+def _run_epochs(run: Run, epochs: int, keep: Keep | None, world: World, report: Reporter) -> str:
+    """All that follow; returns why no more did."""
+    written = time.monotonic()
+
+    def keep_now_and_then() -> None:
+        nonlocal written
+        if keep is not None and world.is_first and time.monotonic() - written >= keep.seconds:
+            write_state(keep, run.state())
+            written = time.monotonic()
+
+    while (ended := run.ending()) is None:
+        if run.run_epoch(keep_now_and_then):
+            report(StageAdvanced(_STAGE))
+            last = run.found[-1]
+            report(EpochDone(len(run.losses), epochs, run.losses[-1], last.loss, last.accuracy))
+            if keep is not None:
+                world.first(_writing(keep, run))
+                written = time.monotonic()
+    return ended
+
+
+def _writing(keep: Keep, run: Run) -> Callable[[], None]:
+    return lambda: write_state(keep, run.state())
+
+
+class _Parts(NamedTuple):
+    """Images to fit and images that judge, and how many class scores the network gives."""
+
+    fitted: Images
+    held_out: Images
+    classes: int | None
+
+
+def _split(
+    model: nn.Module,
+    source: ImageSource,
+    layout: torch.memory_format,
+    *,
+    holdout: float,
+    seed: int,
+    size: tuple[int, int] | None,
+) -> _Parts:
     positions = readable(source)
     judges = held_out_images(positions, share=holdout, seed=seed)
-    like, layout = next(original.parameters()), layout_of(original)
-    first = next(iter(Images(source, positions[:1], like=like, layout=layout).batches(1))).images
+    like = next(model.parameters())
+    first = next(iter(Images(source, positions, like=like, layout=layout, size=size).batches(1)), None)
+    if first is None:
+        raise DataError(f"no image could be read from {source.description}")
     with torch.inference_mode():
-        output = original(first)
+        output = model(first.images)
     classes = output.shape[1] if output.ndim == 2 else None
     fitted, held_out = (
-        Images(source, part, like=like, layout=layout, classes=classes)
+        Images(source, part, like=like, layout=layout, classes=classes, size=size)
         for part in ([i for i in positions if i not in judges], sorted(judges))
     )
-    return fitted, held_out
+    return _Parts(fitted, held_out, classes)
 
 
-def _check_finite(target: Verdict, start: Verdict) -> None:
-    for network, verdict in (("original", target), ("compressed", start)):
-        if not math.isfinite(verdict.loss):
-            raise NumericsError(
-                f"fine-tuning: the {network} network's outputs are NaN or infinite already, before any "
-                f"training (held-out loss {verdict.loss}); look for the layer or the image that causes it"
-            )
-
-
-def _with_own_weights(model: nn.Module, names: Sequence[str]) -> tuple[nn.Module, list[nn.Parameter]]:
-    """A copy that shares the frozen weights and has the trained ones for itself."""
-    chosen = {id(p): p for name in names for p in model.get_submodule(name).parameters()}
-    if not chosen:
-        raise OptionError(f"{', '.join(names)}: these layers have no weights to train")
-    _refuse_ties(model, names, chosen)
-    memo: dict[int, Any] = {id(buffer): buffer for buffer in model.buffers()}
-    for parameter in model.parameters():
-        trains = id(parameter) in chosen
-        weight = parameter.detach().clone() if trains else parameter.detach()
-        memo[id(parameter)] = nn.Parameter(weight, requires_grad=trains)
-    trained = [memo[key] for key in chosen]
-    return deepcopy(model, memo).eval(), trained
-
-
-def _refuse_ties(model: nn.Module, names: Sequence[str], chosen: Mapping[int, nn.Parameter]) -> None:
-    """Training a weight that a frozen layer uses too would change that layer."""
-    inside = tuple(f"{name}." for name in names)
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if id(parameter) in chosen and not name.startswith(inside):
-            trained = next(
-                own
-                for own, other in model.named_parameters(remove_duplicate=False)
-                if other is parameter and own.startswith(inside)
-            )
-            raise ModelError(
-                f"{trained} can't be fine-tuned: it is the same weight as {name} of a layer that must stay; "
-                "leave out --finetune, or give each layer a weight of its own"
-            )
+def _within(trained: dict[str, nn.Parameter], layers: Sequence[str]) -> list[nn.Parameter]:
+    """The parameters of some layers."""
+    inside = tuple(f"{name}." for name in layers)
+    return [parameter for name, parameter in trained.items() if name.startswith(inside)]
 
 
 def _as_before(model: nn.Module, like: nn.Module) -> nn.Module:
@@ -260,7 +273,3 @@ def _as_before(model: nn.Module, like: nn.Module) -> nn.Module:
         parameter.requires_grad_(before.requires_grad)
         parameter.grad = None
     return model
-
-
-def _copies(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    return [parameter.detach().clone() for parameter in parameters]

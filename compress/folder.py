@@ -9,7 +9,11 @@ from pathlib import Path
 from cnncompress.errors import CompressError, OutputError
 
 MARKER = "plan.json"
-OWN_FILES = frozenset({MARKER, "model.safetensors", "model.onnx", "report.json", "report.html"})
+STATE = "finetune.pt"
+"""What an interrupted fine-tuning leaves, to be resumed."""
+
+_STATES = frozenset({STATE, f".{STATE}.tmp"})  # the other one is left by a kill while it was written
+OWN_FILES = frozenset({MARKER, "model.safetensors", "model.onnx", "report.json", "report.html"}) | _STATES
 
 
 def check_folder(path: str | Path, *, overwrite: bool) -> None:
@@ -84,6 +88,13 @@ def _refuse_foreign(target: Path, *, overwrite: bool) -> None:
     except OSError as error:
         raise OutputError(_cannot_write(target, error)) from None
     if not names:
+        return
+    if names <= _STATES:
+        if not overwrite:
+            raise OutputError(
+                f"{target}: holds an interrupted fine-tuning; go on with `cnncompress finetune {target} "
+                "--resume`, or choose another folder"
+            )
         return
     if MARKER not in names:
         raise OutputError(

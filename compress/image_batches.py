@@ -1,4 +1,4 @@
-"""Images from any Python iterable: a DataLoader, a dataset, a generator, a list of PIL images."""
+"""Images from any Python iterable: a DataLoader, a generator, a list of PIL images."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -11,23 +11,32 @@ from torch import Tensor
 
 from cnncompress.array_files import as_labels, images_and_labels
 from cnncompress.errors import DataError
-from cnncompress.image_arrays import as_picture, channels_last, pictures_source
+from cnncompress.image_arrays import as_picture, channels_last
 from cnncompress.image_loading import LoadedImages
-from cnncompress.image_tensors import TensorSource, as_tensor, check_preprocessed, content_key
+from cnncompress.image_tensors import as_tensor, check_preprocessed
 from cnncompress.network import Preprocess
+from cnncompress.spool import Spool
+from cnncompress.spooled_images import KeptPictures, KeptTensors, SpooledImages
 
-MOST_BYTES = 8 * 2**30
+MEMORY_BYTES = 2**30
 
 One = tuple[Tensor | Image.Image, int | None]
 
 
 def iterable_source(
-    source: Iterable[Any], *, preprocess: Preprocess | None, limit: int | None, max_bad: float
-) -> TensorSource | LoadedImages:
-    """Keep the first images of an iterable in memory.
+    source: Iterable[Any],
+    *,
+    preprocess: Preprocess | None,
+    limit: int | None,
+    max_bad: float,
+    name: str = "",
+    memory_bytes: int = MEMORY_BYTES,
+) -> SpooledImages | LoadedImages:
+    """Keep the first images of an iterable.
 
     It is read once, so that a shuffling DataLoader and a one-shot generator give the same images in
-    every pass too; nothing is read beyond the batch in which the limit is reached.
+    every pass too; nothing is read beyond the batch in which the limit is reached. What doesn't fit in
+    memory goes to a temporary file.
 
     Args:
         source: of batches or single images: tensors, arrays or PIL images, each alone, paired with labels,
@@ -35,52 +44,52 @@ def iterable_source(
         preprocess: of the network; None as in `cnncompress.data.open_source`.
         limit: number of images to keep, the first ones; None keeps all.
         max_bad: largest share of bad images.
+        name: of the source in messages; by default that of its class.
+        memory_bytes: most memory for the images.
 
     Returns:
         The source.
 
     Raises:
-        DataError: there are no images, they are of several kinds, don't fit the network, or need more
-            than 8 GiB.
+        DataError: there are no images, they are of several kinds, don't fit the network, or don't fit on
+            the disk.
     """
-    name = f"the {type(source).__name__}"
-    images: list[Tensor | Image.Image] = []
-    numbers: list[int | None] = []
-    size = 0
-    for image, number in islice(_one_by_one(source, preprocess, name), limit):
-        images.append(image)
-        numbers.append(number)
-        size += image.nbytes if isinstance(image, Tensor) else image.width * image.height * 4
-        if size > MOST_BYTES:
-            raise DataError(
-                f"{name}: more than {MOST_BYTES >> 30} GiB of images; give a limit, or a folder of files"
-            )
-    if not images:
+    name = name or f"the {type(source).__name__}"
+    tensors = KeptTensors(Spool(name=name, memory_bytes=memory_bytes))
+    pictures = KeptPictures(Spool(name=name, memory_bytes=memory_bytes), preprocess or Preprocess())
+    labels: list[int] = []
+    for image, number in islice(one_by_one(source, preprocess, name), limit):
+        labels += [] if number is None else [number]
+        if isinstance(image, Tensor):
+            tensors.append(image)
+        else:
+            pictures.append(image)
+        if tensors.keys and pictures.keys:
+            raise DataError(f"{name}: some images are floating point, some are not; give one kind")
+    count = len(tensors.keys) + len(pictures.keys)
+    if not count:
         raise DataError(f"{name}: no images in it")
-    labels = [number for number in numbers if number is not None]
-    if labels and len(labels) < len(images):
-        raise DataError(f"{name}: {len(labels)} of {len(images)} images have a label; give all or none")
-    description = f"{len(images)} images of {name}"
-    tensors = [image for image in images if isinstance(image, Tensor)]
-    pictures = [image for image in images if isinstance(image, Image.Image)]
-    if tensors and pictures:
-        raise DataError(f"{name}: some images are floating point, some are not; give one kind")
-    if tensors:
-        shapes = {tuple(image.shape) for image in tensors}
-        if len(shapes) > 1:
-            raise DataError(f"{name}: preprocessed images must be of one shape, got {sorted(shapes)[:3]}")
-        return TensorSource(torch.stack(tensors), labels or None, description=description, max_bad=max_bad)
-    return pictures_source(
-        pictures.__getitem__,
-        [content_key(np.asarray(picture)) for picture in pictures],
-        labels or None,
-        preprocess=preprocess or Preprocess(),
-        description=description,
-        max_bad=max_bad,
-    )
+    if labels and len(labels) < count:
+        raise DataError(f"{name}: {len(labels)} of {count} images have a label; give all or none")
+    description = f"{count} images of {name}"
+    kept = tensors if tensors.keys else pictures
+    return kept.source(labels or None, description=description, max_bad=max_bad)
 
 
-def _one_by_one(source: Iterable[Any], preprocess: Preprocess | None, name: str) -> Iterator[One]:
+def one_by_one(source: Iterable[Any], preprocess: Preprocess | None, name: str) -> Iterator[One]:
+    """Take batches apart.
+
+    Args:
+        source: of batches or single images, as for `iterable_source`.
+        preprocess: of the network; None as in `cnncompress.data.open_source`.
+        name: of the source in messages.
+
+    Yields:
+        A picture, or a preprocessed image as float32 (channels, height, width); and its class number or None.
+
+    Raises:
+        DataError: it holds something else, or the number of labels is wrong.
+    """
     for item in source:
         images, labels = images_and_labels(item)
         numbers = as_labels(labels, name=name)

@@ -3,6 +3,7 @@
 import struct
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,8 +39,30 @@ def read_image(path: Path, *, grey: bool = False) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise UnreadableImageError("empty file")
+        with path.open("rb") as file:
+            return decode_image(file, grey=grey)
+    except FileNotFoundError:
+        raise UnreadableImageError("no such file") from None
+    except OSError as error:
+        raise UnreadableImageError(_reason(error)) from None
+
+
+def decode_image(file: BinaryIO, *, grey: bool = False) -> Image.Image:
+    """Decode the first frame of what a file holds, upright.
+
+    Args:
+        file: of bytes, at its beginning; it may be in memory.
+        grey: return mode ``L`` instead of ``RGB``.
+
+    Returns:
+        The image in mode ``RGB`` or ``L``.
+
+    Raises:
+        UnreadableImageError: truncated, not an image, too large, or of an unusable kind.
+    """
+    try:
         Image.init()
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        with Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             _check_shape(image)
             image.load()
             return plain(image, grey=grey)
@@ -47,8 +70,6 @@ def read_image(path: Path, *, grey: bool = False) -> Image.Image:
         raise
     except UnidentifiedImageError:
         raise UnreadableImageError("not an image") from None
-    except FileNotFoundError:
-        raise UnreadableImageError("no such file") from None
     except Exception as error:  # decoders of broken files raise whatever comes up
         raise UnreadableImageError(_reason(error)) from None
 

@@ -1,15 +1,17 @@
 """Folders and lists of image files."""
 
 import os
-from collections.abc import Sequence
+import stat
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from cnncompress.errors import DataError
-from cnncompress.image_decoding import SUFFIXES, read_image
+from cnncompress.image_decoding import SUFFIXES, UnreadableImageError, read_image
 from cnncompress.image_labels import class_numbers, read_labels
-from cnncompress.image_loading import CACHE_BYTES, LoadedImages
+from cnncompress.image_loading import CACHE_BYTES, THREADS, LoadedImages
 from cnncompress.image_source import draw, list_hash
 from cnncompress.network import Preprocess
 
@@ -22,9 +24,9 @@ class FileSource(LoadedImages):
 
     Args:
         paths: of the files, in the order of the list.
+        names: of the files relative to the root, for the hash.
         labels: class numbers, or None.
         preprocess: from a decoded image to the network's input.
-        root: the folder that the paths are named relative to.
         description: one line for the report.
         max_bad: largest share of unreadable images, rounded up to whole images.
         threads: that decode; no influence on the result.
@@ -33,36 +35,62 @@ class FileSource(LoadedImages):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Iterable[str],
+        names: Iterable[str],
         labels: Sequence[int] | None,
         preprocess: Preprocess,
-        root: Path,
         *,
         description: str,
         max_bad: float,
         threads: int,
         cache_bytes: int,
     ) -> None:
-        self.paths = tuple(paths)
-        self.sizes = tuple(_size(path) for path in self.paths)
+        # text, not Path: for a million files that is a hundred megabytes instead of one gigabyte
+        located: list[str] = []
+        sizes = array("q")
+        folders: dict[str, str] = {}
+        for path in paths:
+            file, size = _located(path, folders)
+            located.append(file)
+            sizes.append(size)
+        self.sizes: Sequence[int] = sizes
         self._grey = len(preprocess.mean) == 1
-        named = [
-            f"{relative_name(path, root)}\0{size}" for path, size in zip(self.paths, self.sizes, strict=True)
-        ]
+        entries = (f"{name}\0{size}" for name, size in zip(names, sizes, strict=True))
         super().__init__(
             self._pixels,
             preprocess=preprocess,
-            keys=[str(path.resolve()) for path in self.paths],
+            keys=located,
             labels=labels,
-            hash=list_hash(named, labels),
+            hash=list_hash(entries, labels),
             description=description,
             max_bad=max_bad,
             threads=threads,
             cache_bytes=cache_bytes,
         )
 
+    def content(self, position: int, start: int = 0, stop: int | None = None) -> bytes:
+        """The bytes of one file.
+
+        Args:
+            position: in the list.
+            start: first byte that is wanted.
+            stop: the one after the last; None for the end.
+
+        Returns:
+            What is there, less at the end of the file.
+
+        Raises:
+            UnreadableImageError: the file can't be read.
+        """
+        try:
+            with Path(self._keys[position]).open("rb") as file:
+                file.seek(start)
+                return file.read(-1 if stop is None else stop - start)
+        except OSError as error:
+            raise UnreadableImageError(f"can't be read ({error.strerror or error})") from None
+
     def _pixels(self, index: int) -> Tensor:
-        return self._preprocess.pixels(read_image(self.paths[index], grey=self._grey))
+        return self._preprocess.pixels(read_image(Path(self._keys[index]), grey=self._grey))
 
 
 def paths_source(
@@ -73,7 +101,7 @@ def paths_source(
     *,
     description: str = "",
     max_bad: float = 0.01,
-    threads: int = 2,
+    threads: int = THREADS,
     cache_bytes: int = CACHE_BYTES,
 ) -> FileSource:
     """Open a list of image files.
@@ -100,10 +128,10 @@ def paths_source(
         raise DataError(f"{root}: {len(paths)} images but {len(labels)} labels; give one per image")
     check_picture_channels(preprocess)
     return FileSource(
-        paths,
+        map(str, paths),
+        (relative_name(path, root) for path in paths),
         labels,
         preprocess,
-        root,
         description=description or f"{len(paths)} images of {root}",
         max_bad=max_bad,
         threads=threads,
@@ -143,33 +171,48 @@ def folder_source(
     Raises:
         DataError: the folder can't be read or holds no images, or the labels don't fit.
     """
-    found = _image_files(folder)
+    check_picture_channels(preprocess)
+    found = sorted(_walk(folder))
+    if not found:
+        raise DataError(f"{folder}: no images in it ({', '.join(sorted(SUFFIXES))})")
     chosen = [found[position] for position in draw(len(found), limit, seed)]
     numbers, kind = None, "no labels"
     if labels is not None:
-        numbers = read_labels(labels, [relative_name(path, folder) for path in chosen], categories)
+        numbers = read_labels(labels, chosen, categories)
         kind = f"labels of {labels.name}"
-    elif all(path.parent != folder for path in found):
-        classes = [_class_name(path, folder) for path in found]
+    elif all("/" in name for name in found):
+        classes = {name.partition("/")[0] for name in found}
         try:
-            by_name = class_numbers(classes, categories)
-            numbers = [by_name[_class_name(path, folder)] for path in chosen]
+            by_name = class_numbers(list(classes), categories)
+            numbers = [by_name[name.partition("/")[0]] for name in chosen]
             kind = f"{len(by_name)} class folders"
         except DataError as error:
             if need_labels:
                 raise DataError(f"{folder}: {error}; or give a labels file") from None
             kind = f"no labels: {error}"
     count = f"{len(chosen)}" if len(chosen) == len(found) else f"{len(chosen)} of {len(found)}"
-    description = f"{count} images of {folder} ({kind})"
-    return paths_source(
+    return FileSource(
+        (f"{folder}/{name}" for name in chosen),
         chosen,
         numbers,
         preprocess,
-        folder,
-        description=description,
+        description=f"{count} images of {folder} ({kind})",
         max_bad=max_bad,
+        threads=THREADS,
         cache_bytes=cache_bytes,
     )
+
+
+def has_images(folder: Path) -> bool:
+    """Whether a folder holds images.
+
+    Args:
+        folder: to look in and below; hidden files and folders are passed over.
+
+    Returns:
+        True as soon as one is found.
+    """
+    return next(_walk(folder), None) is not None
 
 
 def check_picture_channels(preprocess: Preprocess) -> None:
@@ -201,15 +244,12 @@ def relative_name(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _class_name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).parts[0]
+def _walk(folder: Path) -> Iterator[str]:
+    """Names of the images in a folder and below, relative to it, with forward slashes."""
 
-
-def _image_files(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise DataError(f"{error.filename}: can't be read ({error.strerror})") from None
 
-    found: list[Path] = []
     seen = {folder.resolve()}
     for parent, children, names in os.walk(folder, onerror=refuse, followlinks=True):
         here = Path(parent)
@@ -217,15 +257,27 @@ def _image_files(folder: Path) -> list[Path]:
         open_to_walk = sorted(name for name in children if not name.startswith("."))
         children[:] = [name for name in open_to_walk if (here / name).resolve() not in seen]
         seen.update((here / name).resolve() for name in children)
-        images = (name for name in names if Path(name).suffix.lower() in SUFFIXES)
-        found += [here / name for name in images if not name.startswith(".")]
-    if not found:
-        raise DataError(f"{folder}: no images in it ({', '.join(sorted(SUFFIXES))})")
-    return sorted(found, key=lambda path: relative_name(path, folder))
+        below = relative_name(here, folder)
+        prefix = "" if below == "." else f"{below}/"
+        yield from (f"{prefix}{name}" for name in names if _is_image(name))
 
 
-def _size(path: Path) -> int:
+def _is_image(name: str) -> bool:
+    stem, dot, ending = name.rpartition(".")
+    return bool(stem) and not name.startswith(".") and dot + ending.lower() in SUFFIXES
+
+
+def _located(path: str, folders: dict[str, str]) -> tuple[str, int]:
+    """The resolved path and the size of a file; folders are resolved once each."""
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    file = folders[folder].rstrip(os.sep) + os.sep + name
     try:
-        return path.stat().st_size
+        status = os.lstat(file)
+        if stat.S_ISLNK(status.st_mode):
+            file = os.path.realpath(file)
+            status = os.lstat(file)
     except OSError:
-        return -1  # vanished or forbidden: named when it is to be decoded
+        return file, -1  # vanished or forbidden: named when it is to be decoded
+    return file, status.st_size

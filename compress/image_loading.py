@@ -14,6 +14,7 @@ from cnncompress.network import Preprocess
 
 CACHE_BYTES = 256 * 2**20
 READ_AHEAD = 2  # batches
+THREADS = 2
 
 
 class LoadedImages:
@@ -45,12 +46,12 @@ class LoadedImages:
         hash: str,
         description: str,
         max_bad: float = 0.01,
-        threads: int = 2,
+        threads: int = THREADS,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self._load = load
         self._preprocess = preprocess
-        self._keys = tuple(keys)
+        self._keys = tuple(keys) if isinstance(keys, list) else keys
         self._labels = None if labels is None else torch.tensor(list(labels), dtype=torch.int64)
         self._hash = hash
         self._description = description
@@ -113,8 +114,12 @@ class LoadedImages:
         readable = self._readable(wanted, ahead=READ_AHEAD * batch_size)
         while chunk := list(islice(readable, batch_size)):
             indices = torch.tensor([index for index, _ in chunk], dtype=torch.int64)
-            images = self._preprocess.normalize(torch.stack([pixels for _, pixels in chunk]))
+            images = self._finished(torch.stack([pixels for _, pixels in chunk]))
             yield Batch(images, indices, None if self._labels is None else self._labels[indices])
+
+    def _finished(self, pixels: Tensor) -> Tensor:
+        """From what was loaded, stacked, to the network's input."""
+        return self._preprocess.normalize(pixels)
 
     def _readable(self, wanted: Iterable[int], *, ahead: int) -> Iterator[tuple[int, Tensor]]:
         for index, pixels in self._in_order(wanted, ahead=ahead):

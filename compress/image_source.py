@@ -1,9 +1,9 @@
 """The contract of everything that yields images: a fixed list, read in batches as often as needed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, overload, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -84,6 +84,30 @@ class FindsBad(Protocol):
         """
 
 
+class Texts(Sequence[str]):
+    """Texts that are made when they are asked for: a million keys would take hundreds of megabytes.
+
+    Args:
+        count: how many there are.
+        text: from a position to the text.
+    """
+
+    def __init__(self, count: int, text: Callable[[int], str]) -> None:
+        self._positions, self._text = range(count), text
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        if isinstance(index, slice):
+            return tuple(map(self._text, self._positions[index]))
+        return self._text(self._positions[index])
+
+
 class BadImages:
     """Counts unreadable images and stops the run when they are too many."""
 
@@ -137,7 +161,7 @@ def check_batch_size(batch_size: int) -> None:
         raise DataError(f"a batch must hold at least 1 image, got {batch_size}")
 
 
-def list_hash(entries: Sequence[str], labels: Sequence[int] | None) -> str:
+def list_hash(entries: Iterable[str], labels: Sequence[int] | None) -> str:
     """Digest a list of images.
 
     Args:

@@ -33,7 +33,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         state = load_file(weights)
     except (OSError, SafetensorError) as problem:
         raise OutputError(f"{weights}: can't be read: {problem}") from None
-    missing, unexpected = network.load_state_dict(state, strict=False)
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as problem:  # of shapes
+        reason = str(problem).splitlines()[-1].strip()
+        raise OutputError(f"{weights}: doesn't fit plan.json beside it: {reason}") from None
     if missing or unexpected:
         name = (missing or unexpected)[0]
         raise OutputError(f"{weights}: doesn't fit plan.json beside it, for example at {name}; run again")

@@ -10,6 +10,9 @@ from cnncompress.decompositions import Decomposition, knows_option, make, option
 from cnncompress.errors import OptionError, unknown_name
 from cnncompress.ranks import RULES
 from cnncompress.runtimes import check_runtime
+from cnncompress.training.distill import Distillation
+from cnncompress.training.recipe import Recipe
+from cnncompress.training.recipes import recipe
 
 DEFAULT_METHOD = "gsvd3d"
 
@@ -70,10 +73,15 @@ class Options:
         solver: ``"auto"``, ``"numpy"`` or ``"cupy"``.
         device: torch device that runs the network.
         seed: of everything that is drawn.
+        repair: mend the compressed network in closed form, without labels; None does so before ``"all"`` is
+            fine-tuned.
         finetune: ``"upper"`` trains the layers above the compressed ones, ``"all"`` these too; empty for
             nothing.
-        epochs: of fine-tuning, at most.
-        learning_rate: of fine-tuning.
+        recipe: of fine-tuning, a name of `cnncompress.training.recipes.RECIPES`.
+        epochs: of fine-tuning, at most; None for the recipe's.
+        learning_rate: of fine-tuning; None for the recipe's.
+        distill: learn from the original network: ``"logits"``, ``"features"`` or ``"layers"``, see
+            `cnncompress.training.distill.Distillation`; empty to learn from labels where there are some.
         measure: time both networks, and each replacement before it is solved.
         allow_slower: keep replacements that are slower than the layers they replace.
         compare: also run symmetric and asymmetric, linear and nonlinear solutions, each throughout the
@@ -105,9 +113,12 @@ class Options:
     solver: str = "auto"
     device: str = "cpu"
     seed: int = 0
+    repair: bool | None = None
     finetune: str = ""
-    epochs: int = 5
-    learning_rate: float = 1e-3
+    recipe: str = "finetune"
+    epochs: int | None = None
+    learning_rate: float | None = None
+    distill: Literal["", "logits", "features", "layers"] = ""
     measure: bool = True
     allow_slower: bool = False
     compare: bool = False
@@ -128,8 +139,12 @@ class Options:
             raise OptionError(f"holdout must lie between 0 and 1, got {self.holdout:g}")
         if self.finetune not in {"", "upper", "all"}:
             raise OptionError(f"finetune is upper, all or nothing, got {self.finetune!r}")
-        if not (isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise OptionError(f"learning_rate must be above 0, got {self.learning_rate:g}; try 0.001")
+        if self.finetune:
+            self.finetuning()  # says what is wrong with it
+        if self.distill:
+            Distillation(kind=self.distill)
+        if self.distill and not self.finetune:
+            raise OptionError("distill is a way to fine-tune; give finetune too, 'all' or 'upper'")
         if self.align != "auto" and self.align < 1:
             raise OptionError(f"align must be at least 1 or 'auto', got {self.align}")
         for name in ("images", "positions", "batch_size", "epochs", "threads", "batch"):
@@ -157,6 +172,19 @@ class Options:
                     "the budget latency is a measured one; leave out --no-measure, or budget macs"
                 )
             check_runtime(self.runtime)
+
+    def finetuning(self) -> Recipe:
+        """How to fine-tune.
+
+        Returns:
+            The recipe, seeded as the run.
+        """
+        return recipe(self.recipe, epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
+
+    @property
+    def repairs(self) -> bool:
+        """Whether the compressed network is mended in closed form."""
+        return self.finetune == "all" if self.repair is None else self.repair
 
     @property
     def _compares(self) -> bool:

@@ -54,6 +54,7 @@ class Plan:
         seed: of the run.
         data_hash: of the list of calibration images; empty without data.
         environment: versions of what ran.
+        finetuned: one record for each time that the network was fine-tuned since: recipe, images, versions.
     """
 
     network: str
@@ -69,6 +70,7 @@ class Plan:
     seed: int = 0
     data_hash: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
+    finetuned: tuple[Mapping[str, Any], ...] = ()
 
     def build(self, model: nn.Module) -> nn.Module:
         """The compressed architecture.
@@ -137,12 +139,14 @@ class Plan:
             folded = tuple((str(layer), str(norm)) for layer, norm in fields.pop("folded"))
             categories = tuple(fields.pop("categories"))
             absorbed = tuple(str(name) for name in fields.pop("absorbed", ()))
+            finetuned = tuple(dict(record) for record in fields.pop("finetuned", ()))
             return cls(
                 layers=layers,
                 input_size=(int(channels), int(height), int(width)),
                 folded=folded,
                 categories=categories,
                 absorbed=absorbed,
+                finetuned=finetuned,
                 **fields,
             )
         except (KeyError, TypeError, ValueError) as problem:

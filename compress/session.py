@@ -22,7 +22,8 @@ from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, OriginalOutputs, compare
 from cnncompress.events import Note, Reporter, StageDone, StageStarted, silent
 from cnncompress.factorize import factorize_, originals
-from cnncompress.finetune import Finetuned, finetune_layers, trained_layers
+from cnncompress.finetune import Finetuned, finetune_layers
+from cnncompress.finetune_choice import trained_layers
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
 from cnncompress.gather import Context, held_out_images
 from cnncompress.image_source import ImageSource
@@ -41,9 +42,11 @@ from cnncompress.planner.selection import spend
 from cnncompress.planner.timed import plan_latency
 from cnncompress.planning import outline
 from cnncompress.prefix import Prefix
+from cnncompress.repair import Repaired, repair_network
 from cnncompress.result import Result
 from cnncompress.summary import summarize
-from cnncompress.training import Recipe
+from cnncompress.training.distill import Distillation
+from cnncompress.training.parts import in_parts
 from cnncompress.variants import VARIANTS, compare_variants
 from cnncompress.worthwhile import plan_worthwhile
 
@@ -170,9 +173,9 @@ class Session:
         factors = _factorize(compressed, self.layers, plans, context, clock)
         pictures = _first_filters(self.original, compressed, self.layers, plans)
         absorbed = absorb_orders(compressed, pinned=network.features)
-        compressed, finetuned = _finetune(
-            self.original, compressed, self.layers, plans, self._training, options, clock
-        )
+        compressed, repaired = self._repaired(compressed, plans, options, clock)
+        untrained = self._compare(compressed, options, clock) if options.finetune else None
+        compressed, finetuned = self._finetuned(compressed, plans, options, clock)
         alone = self._compare_variants(plans, context, options, clock)
         comparison = self._compare(compressed, options, clock)
         timed = self._timed(compressed, options, clock)
@@ -205,7 +208,9 @@ class Session:
             collector=self._known.collector,
             layer_times=settled.times,
             filters=pictures,
+            repaired=repaired,
             finetuned=finetuned,
+            untrained=untrained,
             factors=factors,
             alone=alone,
             comparison=comparison,
@@ -213,6 +218,8 @@ class Session:
             evaluation=self.evaluation,
             latency=timed,
             timing=clock.with_shared(self._shared),
+            throughput=clock.throughput_with_shared(self._shared),
+            processes=self._world.size,
             planner=settled.planner,
         )
         return Result(compressed.to("cpu"), network, plan, summary)
@@ -247,6 +254,46 @@ class Session:
         if options.method != self.options.method:
             menus = [menu.among(options.method_names) for menu in menus]
         return self._world.first(lambda: self._spent(menus, options, report))
+
+    def _repaired(
+        self, compressed: nn.Module, plans: Sequence[LayerPlan], options: Options, report: Reporter
+    ) -> tuple[nn.Module, Repaired | None]:
+        """Mend what was replaced in closed form, if that is wanted."""
+        if not options.repairs:
+            return compressed, None
+        return repair_network(
+            self.original,
+            compressed,
+            self.layers,
+            _replaced(plans),
+            sharded(self._source, self._world),
+            holdout=options.holdout,
+            seed=options.seed,
+            batch_size=options.batch_size,
+            memory=options.memory,
+            world=self._world,
+            report=report,
+        )
+
+    def _finetuned(
+        self, compressed: nn.Module, plans: Sequence[LayerPlan], options: Options, report: Reporter
+    ) -> tuple[nn.Module, Finetuned | None]:
+        """Train the layers above the compressed ones or all of them, if the user wants it."""
+        if not options.finetune:
+            return compressed, None
+        replaced = _replaced(plans)
+        return finetune_layers(
+            self.original,
+            compressed,
+            chosen=trained_layers(options.finetune, replaced, self.layers),
+            source=self._training,
+            recipe=in_parts(options.finetuning(), self.network.input_size),
+            holdout=options.holdout,
+            distill=Distillation(kind=options.distill) if options.distill else None,
+            replaced=replaced,
+            world=self._world,
+            report=report,
+        )
 
     def _spent(self, menus: Sequence[LayerMenu], options: Options, report: Reporter) -> Settled:
         """Spend the budget on the menus."""
@@ -355,29 +402,8 @@ def _factorize(
     return factors
 
 
-def _finetune(
-    original: nn.Module,
-    compressed: nn.Module,
-    layers: Sequence[LayerInfo],
-    plans: Sequence[LayerPlan],
-    images: ImageSource,
-    options: Options,
-    report: Reporter,
-) -> tuple[nn.Module, Finetuned | None]:
-    """Train the layers above the compressed ones, if the user wants it."""
-    if not options.finetune:
-        return compressed, None
-    replaced = [planned.name for planned in plans if planned.method != "none"]
-    recipe = Recipe(epochs=options.epochs, learning_rate=options.learning_rate, seed=options.seed)
-    return finetune_layers(
-        original,
-        compressed,
-        chosen=trained_layers(options.finetune, replaced, layers),
-        source=images,
-        recipe=recipe,
-        holdout=options.holdout,
-        report=report,
-    )
+def _replaced(plans: Sequence[LayerPlan]) -> list[str]:
+    return [planned.name for planned in plans if planned.method != "none"]
 
 
 def _first_filters(

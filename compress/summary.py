@@ -19,6 +19,7 @@ from cnncompress.measure import Latency
 from cnncompress.memory import peak_rss_mb
 from cnncompress.network import Network
 from cnncompress.plan import LayerPlan, Plan
+from cnncompress.repair import Repaired
 
 SCHEMA = 1
 _CURVE_POINTS = 64
@@ -42,7 +43,11 @@ def summarize(
     timing: Mapping[str, float],
     layer_times: Mapping[str, LayerTime] = {},
     filters: Mapping[str, Any] | None = None,
+    repaired: Repaired | None = None,
     finetuned: Finetuned | None = None,
+    untrained: Comparison | None = None,
+    throughput: Mapping[str, Mapping[str, float]] = {},
+    processes: int = 1,
     planner: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather what report.json holds.
@@ -64,7 +69,11 @@ def summarize(
         timing: seconds of each stage.
         layer_times: of the replacements that were timed, by the layer's name; all under one setting.
         filters: what `filters_of` returns for the first layer that was replaced, if it looks at colours.
+        repaired: what the repair in closed form did, if anything.
         finetuned: what fine-tuning did, if anything.
+        untrained: of the original with the network before its fine-tuning, if there was any.
+        throughput: images of each stage that read some, and how fast they went through.
+        processes: that shared the work.
         planner: how the budget was spent, of rules that tell.
 
     Returns:
@@ -95,14 +104,17 @@ def summarize(
         "bytes": {"before": _bytes(original), "after": _bytes(compressed)},
         "layers": rows,
         "energy": energy,
-        "fidelity": comparison.fidelity(),
-        "accuracy": comparison.accuracy(evaluation.description) if evaluation is not None else None,
+        **_quality(comparison, evaluation),
         "latency": [measured.to_json() for measured in latency],
         "layer_timing": _setting(layer_times),
         "filters": dict(filters) if filters is not None else None,
         "planner": dict(planner) if planner is not None else None,
+        "repair": repaired.to_json() if repaired is not None else None,
+        "before_finetune": _quality(untrained, evaluation) if untrained is not None else None,
         "finetune": finetuned.to_json() if finetuned is not None else None,
         "timing": dict(timing),
+        "throughput": {stage: dict(rates) for stage, rates in throughput.items()},
+        "processes": processes,
         "peak_rss_mb": peak_rss_mb(),
         "calibration": {
             "description": calibration.description,
@@ -115,6 +127,11 @@ def summarize(
         "data_hash": calibration.hash,
         "notes": list(network.notes),
     }
+
+
+def _quality(comparison: Comparison, evaluation: ImageSource | None) -> dict[str, Any]:
+    accuracy = comparison.accuracy(evaluation.description) if evaluation is not None else None
+    return {"fidelity": comparison.fidelity(), "accuracy": accuracy}
 
 
 def _budget(options: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from cnncompress.cli import main
 from cnncompress.cli.compress import default_folder
 from cnncompress.cli.progress import Progress, amount
 from cnncompress.cli.tables import print_table, verdict
-from cnncompress.errors import BudgetError, DataError, ModelError
+from cnncompress.errors import BudgetError, CompressError, DataError, ModelError
 from cnncompress.events import LayerDone, Note, StageAdvanced, StageDone, StageStarted
 from cnncompress.network import Network, Preprocess
 
@@ -89,8 +89,16 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Calls:
         return f"source {source}"
 
     def compress(
-        network: Network, calibration: Any, evaluation: Any, options: Any, report: Any, *, training: Any
+        network: Network,
+        calibration: Any,
+        evaluation: Any,
+        options: Any,
+        report: Any,
+        *,
+        training: Any,
+        world: Any,
     ) -> FakeResult:
+        assert world.is_alone
         seen.update(options=options, calibration=calibration, evaluation=evaluation, training=training)
         print("a library prints")
         report(StageStarted("calibrate", 20))
@@ -228,12 +236,48 @@ def test_shorthands_of_method_options_arrive(calls: Calls) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (("--finetune", "3"), {"finetune": "all", "epochs": 3}),
+        (("--finetune", "all", "--no-repair"), {"finetune": "all", "repair": False}),
+        (("--repair",), {"repair": True}),
+        (("--finetune", "2", "--distill", "--quiet"), {"finetune": "all", "epochs": 2, "distill": "logits"}),
+        (("--finetune", "2", "--distill", "layers"), {"finetune": "all", "epochs": 2, "distill": "layers"}),
+        (("--finetune", "upper", "--recipe", "distill"), {"finetune": "upper", "recipe": "distill"}),
+    ],
+)
+def test_ways_to_recover_accuracy_arrive(
+    calls: Calls, words: tuple[str, ...], options: dict[str, Any]
+) -> None:
+    assert run("tiny", *words).exit_code == 0
+    assert calls["options"] == api.Options(method="gsvd3d", **options)
+
+
+def test_recipes_and_repair_by_default() -> None:
+    chosen = api.Options(finetune="all")
+    recipe = chosen.finetuning()
+    assert (recipe.learning_rate, recipe.batch_size, recipe.epochs) == (1e-5, 128, 5)  # Zhang et al., 3.6
+    assert chosen.repairs
+    assert not api.Options(finetune="upper").repairs  # the compressed layers stay as they were solved
+    assert not api.Options().repairs
+    assert api.Options(finetune="all", epochs=2, learning_rate=0.1).finetuning().epochs == 2
+    with pytest.raises(CompressError, match="distill"):
+        api.Options(distill="logits")
+
+
+@pytest.mark.parametrize(
     ("args", "message"),
     [
         (("--colors", "0"), "--colors"),
-        (("--train", "photos"), "--finetune upper"),
-        (("--finetune", "lower"), "upper"),
-        (("--lr", "0"), "above 0"),
+        (("--train", "photos"), "--train needs --finetune"),
+        (("--lr", "0.1"), "--lr needs --finetune"),
+        (("--distill",), "--distill needs --finetune"),
+        (("--finetune", "lower"), "a number of epochs nor upper or all"),
+        (("--finetune", "0"), "a number of epochs"),
+        (("--finetune", "3", "--epochs", "2"), "give one of them"),
+        (("--finetune", "3", "--lr", "0"), "above 0"),
+        (("--finetune", "3", "--recipe", "none"), "unknown recipe"),
+        (("--finetune", "3", "--distill", "all"), "logits"),
         (("--metric-weights", "mahalanobis"), "gradient"),
         (("--speedup", "1x"), "above 1x"),
         (("--speedup", "0"), "above 1x"),

@@ -1,6 +1,8 @@
 """``cnncompress train`` from a folder of images to a checkpoint that the other commands read."""
 
+import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,10 +18,12 @@ from cnncompress import Options, load_network
 from cnncompress.api import compress
 from cnncompress.cli import main
 from cnncompress.data import open_source
+from cnncompress.errors import NumericsError, OutputError
 from cnncompress.image_decoding import read_image
+from cnncompress.training.job import Job, run_job
 from cnncompress.training.loop import Trainer
-from cnncompress.training.recipes import RECIPES
-from cnncompress.training.whole import write_state
+from cnncompress.training.recipes import RECIPES, recipe
+from cnncompress.training.state import write_state
 
 NAME = "cifar-sic-half"
 CLASSES = ("blue", "green", "red")
@@ -140,15 +144,91 @@ def test_interrupted_and_resumed_is_as_uninterrupted(data, whole, tmp_path, monk
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
+from cnncompress.training.job import Job, run_job
+from cnncompress.training.loop import Trainer
+from cnncompress.training.recipes import recipe
+
+name, data, out, after, keep_seconds = sys.argv[1:]
+whole, steps = Trainer._step, iter(range(int(after)))
+
+def step(self, found):
+    if next(steps, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(self, found)
+
+Trainer._step = step
+chosen = recipe("short", epochs=3, batch_size=6)
+run_job(Job(
+    name=name, data=Path(data), output=Path(out), recipe=chosen, keep_seconds=float(keep_seconds)
+))
+"""
+
+
+def processes(*words):
+    """A command run by two processes."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, *words]
+    return subprocess.run(  # noqa: S603  # our own command
+        [sys.executable, *map(str, launch)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def killed(data, out, *, after, keep_seconds=0):
+    """A training that was killed after some of its 12 steps, 4 an epoch."""
+    words = [NAME, data, out, after, keep_seconds]
+    command = [sys.executable, "-c", KILLED, *map(str, words)]
+    child = subprocess.run(command, check=False, capture_output=True)  # noqa: S603  # our own command
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert [path.name for path in out.iterdir()] == ["training.pt"]
+    return torch.load(out / "training.pt", weights_only=True)["trainer"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+@pytest.mark.parametrize(
+    ("after", "keep_seconds", "kept"),
+    [(6, 0, (1, 2)), (6, 3600, (1, 0))],  # in the middle of an epoch, and between two
+)
+def test_killed_and_resumed_is_as_uninterrupted(data, whole, tmp_path, after, keep_seconds, kept):
+    out = tmp_path / "out"
+    state = killed(data, out, after=after, keep_seconds=keep_seconds)
+    assert (state["epoch"], state["step"]) == kept
+    resumed = train(data, out, "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert (out / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()
+    histories = [json.loads((folder / "train.json").read_text())["history"] for folder in (out, whole[0])]
+    one, two = ([{**entry, "seconds": 0} for entry in history] for history in histories)
+    assert one == two
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_two_processes_go_on_with_the_training_of_one(data, whole, tmp_path):
+    out = tmp_path / "out"
+    killed(data, out, after=6)
+    words = ["train", NAME, "--data", data, "--epochs", EPOCHS, "--batch-size", 6, "-o", out, "--resume"]
+    child = processes("-m", "cnncompress", *words)
+    assert child.returncode == 0, child.stderr
+    assert child.stdout.count("test images right after 3 epochs") == 1
+    assert child.stderr.count("epoch 3 of 3: loss") == 1
+    assert "Warning" not in child.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["model.safetensors", "train.json"]
+    summaries = [json.loads((folder / "train.json").read_text()) for folder in (out, whole[0])]
+    assert [summary["processes"] for summary in summaries] == [2, 1]
+    losses = [[entry["loss"] for entry in summary["history"]] for summary in summaries]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # at a high rate rounding grows
+
+
+DEAD = """
+import os, signal, sys
 from cnncompress.cli import main
 from cnncompress.training.loop import Trainer
 
 whole, steps = Trainer._step, iter(range(6))
 
-def step(self, batch):
-    if next(steps, None) is None:
+def step(self, found):
+    if next(steps, None) is None and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
-    return whole(self, batch)
+    return whole(self, found)
 
 Trainer._step = step
 main(sys.argv[1:])
@@ -156,15 +236,54 @@ main(sys.argv[1:])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_killed_and_resumed_is_as_uninterrupted(data, whole, tmp_path):
-    out = tmp_path / "out"
-    words = ["train", NAME, "--data", data, "--epochs", EPOCHS, "--batch-size", 6, "-o", out]
-    command = [sys.executable, "-c", KILLED, *map(str, words)]
-    child = subprocess.run(command, check=False, capture_output=True)  # noqa: S603  # our own command
-    assert child.returncode == -signal.SIGKILL
+def test_a_dead_process_is_told_and_one_goes_on(data, whole, tmp_path):
+    out, script = tmp_path / "out", tmp_path / "dead.py"
+    script.write_text(DEAD)
+    child = processes(script, "train", NAME, "--data", data, "--epochs", EPOCHS, "--batch-size", 6, "-o", out)
+    assert child.returncode != 0
+    assert child.stderr.count("error: another process of this run has died") == 1
+    assert "--resume" in child.stderr
     assert [path.name for path in out.iterdir()] == ["training.pt"]
-    resumed = train(data, out, "--resume")
+    resumed = train(data, out, "--resume", "--json")
     assert resumed.exit_code == 0, resumed.output
+    losses = [
+        [entry["loss"] for entry in summary["history"]]
+        for summary in (json.loads(resumed.stdout), json.loads((whole[0] / "train.json").read_text()))
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)  # at a high rate rounding grows
+
+
+@pytest.mark.parametrize("how", ["infinite", "full"])
+def test_the_state_before_a_bad_step_stays(data, whole, tmp_path, monkeypatch, how):
+    """In the middle of the second epoch the loss becomes NaN, or the disk is full."""
+    out, steps, writes = tmp_path / "out", iter(range(6)), iter(range(6))
+    step, save = Trainer._step, torch.save
+
+    def stepped(self, found):
+        return step(self, found) if next(steps, None) is not None else None
+
+    def saved(state, file):
+        if next(writes, None) is None:
+            file.write_bytes(b"half")
+            raise RuntimeError("[enforce fail] write failed: No space left on device")
+        save(state, file)
+
+    chosen = recipe("short", epochs=EPOCHS, batch_size=6)
+    job = Job(name=NAME, data=data, output=out, recipe=chosen, keep_seconds=0)
+    expected = {
+        "infinite": (NumericsError, "in epoch 2; lower the learning rate"),
+        "full": (OutputError, "No space left on device.*free space there"),
+    }
+    with monkeypatch.context() as patch:
+        if how == "infinite":
+            patch.setattr(Trainer, "_step", stepped)
+        else:
+            patch.setattr("torch.save", saved)
+        kind, message = expected[how]
+        with pytest.raises(kind, match=message):
+            run_job(job)
+    assert [path.name for path in out.iterdir()] == ["training.pt"]
+    run_job(dataclasses.replace(job, resume=True))
     assert (out / "model.safetensors").read_bytes() == (whole[0] / "model.safetensors").read_bytes()
 
 
@@ -189,7 +308,7 @@ def test_a_crash_while_writing_leaves_the_state_before(data, whole, tmp_path, mo
         write_state(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr("cnncompress.training.whole.write_state", write)
+        patch.setattr("cnncompress.training.keeping.write_state", write)
         assert train(data, out).exit_code == 130
     resumed = train(data, out, "--resume")
     assert resumed.exit_code == 0, resumed.output
@@ -214,6 +333,12 @@ def test_a_checkpoint_is_trained_further(data, whole, tmp_path):
 def test_help_names_all_recipes():
     shown = run("train", "--help").stdout
     assert all(name in shown for name in RECIPES)
+
+
+def test_a_step_in_parts_is_the_recipes(data, tmp_path):
+    result = train(data, tmp_path / "out", "--accumulate", 3, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["recipe"]["accumulate"] == 3
 
 
 def test_images_are_decoded_once(data, tmp_path, monkeypatch):

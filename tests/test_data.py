@@ -1,6 +1,8 @@
 """Sources of images: every kind opens, order is fixed, bad images are named, nothing is in both sets."""
 
+import gc
 import io
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -474,6 +476,178 @@ def test_lists_of_pictures_equal_files(tmp_path, pictures):
     labelled = open_small([(picture(number), number) for number in range(6)])
     same(labelled, folder)
     assert everything(labelled)[2].tolist() == list(range(6))
+
+
+# --- iterables that don't fit in memory
+
+
+def float_batches(count=9, size=10):
+    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return [(part, torch.arange(len(part))) for part in images.split(4)]
+
+
+def picture_batches():
+    return [(picture(number), number) for number in range(6)] + [(Image.new("F", (20, 20)), 6)]
+
+
+@pytest.mark.parametrize("make", [float_batches, picture_batches])
+@pytest.mark.parametrize("memory_bytes", [0, 2000])
+def test_spooled_equals_in_memory(make, memory_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    kept = open_small(make(), max_bad=0.3)
+    spooled = open_small(make(), max_bad=0.3, memory_bytes=memory_bytes)
+    assert list(tmp_path.iterdir()) == []  # the file has no name
+    assert (spooled.hash, spooled.description, tuple(spooled.keys)) == (
+        (kept.hash, kept.description, tuple(kept.keys))
+    )
+    for order in (None, [5, 0, 6, 2], [3, 3]):
+        for batch_size in (1, 4):
+            ours, theirs = spooled.batches(batch_size, order), kept.batches(batch_size, order)
+            for one, other in zip(ours, theirs, strict=True):
+                assert torch.equal(one.images, other.images)
+                assert torch.equal(one.indices, other.indices)
+                assert torch.equal(one.labels, other.labels)
+    assert spooled.bad == kept.bad
+    assert len(kept.bad) == (make is picture_batches)
+
+
+def test_spooled_nan_is_bad():
+    images = torch.randn(5, 3, 10, 10)
+    images[2, 0, 0, 0] = float("nan")
+    for memory_bytes in (0, 10**6):
+        source = open_small([images], memory_bytes=memory_bytes)
+        assert everything(source)[1].tolist() == [0, 1, 3, 4]
+        assert [bad.key for bad in source.bad] == ["image 2"]
+        with pytest.raises(DataError, match="1 of 5"):
+            open_small([images], memory_bytes=memory_bytes, max_bad=0)
+
+
+def test_images_beyond_the_limit_leave_the_memory():
+    read = []
+
+    def batches():
+        for _ in range(30):
+            batch = torch.randn(2, 3, 10, 10)
+            read.append(weakref.ref(batch))
+            yield batch
+
+    source = open_small(batches(), memory_bytes=10 * 1200)
+    gc.collect()
+    assert sum(batch() is not None for batch in read) <= 1  # the generator's own
+    assert source._spool._kept == []
+    assert len(everything(source)[0]) == 60
+
+
+def test_a_full_disk_is_named():
+    class Full(io.BytesIO):
+        def write(self, content):
+            if self.tell() > 5000:
+                raise OSError(28, "No space left on device")
+            return super().write(content[:1000])  # a disk may take less than it is given
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnncompress.spool.TemporaryFile", lambda buffering: Full())
+        with pytest.raises(DataError, match=r"image 5 fits neither in .*No space left.*TMPDIR"):
+            open_small(float_batches(), memory_bytes=0)
+
+
+# --- datasets with items by number
+
+
+class Items:
+    """The smallest dataset with items by number; counts what is read."""
+
+    def __init__(self, make, count):
+        self.make, self.count, self.read = make, count, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, place):
+        self.read.append(place)
+        return self.make(place)
+
+
+def floats(place):
+    return torch.full((3, 10, 10), float(place)), place % 4
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: (picture(n), n % 4),
+        lambda n: {"image": np.asarray(picture(n)), "label": n % 4},
+        lambda n: (torch.tensor(np.asarray(picture(n))).permute(2, 0, 1), torch.tensor(n % 4)),
+    ],
+)
+def test_datasets_of_pictures_equal_files(tmp_path, make):
+    source = open_small(Items(make, 12), need_labels=True)
+    same(source, open_small(fill(tmp_path, 12)))
+    assert everything(source)[2].tolist() == [n % 4 for n in range(12)]
+
+
+def test_a_dataset_is_read_when_it_is_needed():
+    items = Items(floats, 1000)
+    source = open_small(items, limit=20, seed=1)
+    assert len(items.read) <= 16
+    items.read.clear()
+    images, indices, labels = everything(source)
+    assert len(items.read) == len(source) == 20
+    assert images[:, 0, 0, 0].tolist() == [float(place) for place in items.read]
+    assert labels.tolist() == [place % 4 for place in items.read]
+    assert indices.tolist() == list(range(20))
+    assert max(items.read) > 100  # a sample of all
+    same(source, source)
+    assert list(open_small(items, limit=5, seed=1).keys) == list(source.keys[:5])
+
+
+def test_datasets_are_told_apart_by_their_items():
+    first, second = (Items(lambda n, s=start: (picture(s + n), 0), 20) for start in (0, 20))
+    one, other = open_small(first), open_small(second)
+    assert one.hash != other.hash
+    check_disjoint(one, other)
+    assert open_small(first).hash == one.hash
+    with pytest.raises(DataError, match="20 images are in both"):
+        check_disjoint(one, open_small(first))
+
+
+def test_random_items_are_fixed_at_opening():
+    source = open_small(Items(lambda n: (torch.randn(3, 10, 10), n), 20), limit=6)
+    same(source, source)
+    assert len(set(source.keys)) == 6
+
+
+def test_a_dataset_of_batches_is_an_iterable():
+    images = torch.randn(8, 3, 10, 10)
+    source = open_small(Items(lambda n: (images[2 * n : 2 * n + 2], [n, n]), 4), limit=5)
+    torch.testing.assert_close(everything(source)[0], images[:5], rtol=0, atol=0)
+    assert everything(source)[2].tolist() == [0, 0, 1, 1, 2]
+
+
+def test_bad_items_are_skipped_and_named():
+    def make(place):
+        if place == 3:
+            raise OSError("broken\nfile")
+        odd = {5: None, 6: (torch.full((3, 10, 10), torch.nan), 0), 7: (picture(0), 0), 8: floats(8)[0]}
+        return odd.get(place, floats(place))
+
+    source = open_small(Items(make, 20), max_bad=0.3)
+    for _ in range(2):
+        assert everything(source)[1].tolist() == [0, 1, 2, 4, *range(9, 20)]
+    reasons = ("broken file", "got NoneType", "NaN", "not preprocessed", "no label")
+    for bad, reason in zip(source.bad, reasons, strict=True):
+        assert reason in bad.reason
+    with pytest.raises(DataError, match="20 images can't be read"):
+        everything(open_small(Items(make, 20)))
+
+
+def test_unfit_datasets():
+    with pytest.raises(DataError, match="no images in it"):
+        open_small(Items(floats, 0))
+    with pytest.raises(DataError, match=r"none of items 0, 1, 2 can be read: .*got str"):
+        open_small(Items(lambda _: "x", 3))
+    with pytest.raises(DataError, match="class of each image is needed"):
+        open_small(Items(picture, 3), need_labels=True)
 
 
 def test_mixed_iterables_are_refused():

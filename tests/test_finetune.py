@@ -1,6 +1,7 @@
 """Only what lies above the compressed layers is trained, and never for the worse."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,11 +9,13 @@ from torch import nn
 
 from cnncompress import compress_model
 from cnncompress.errors import DataError, ModelError, NumericsError, OptionError
-from cnncompress.events import StageAdvanced, StageDone, StageStarted
+from cnncompress.events import EpochDone, StageAdvanced, StageDone, StageStarted
 from cnncompress.finetune import finetune_layers, layers_above
+from cnncompress.finetune_run import Run
 from cnncompress.folding import copy_sharing_weights
 from cnncompress.inspect import inspect_layers
 from cnncompress.training import Images, Recipe
+from cnncompress.training.distill import Distillation
 from cnncompress.training.losses import Verdict
 
 
@@ -176,7 +179,7 @@ def test_a_single_score_is_no_distribution(net, damaged, images, tensor_source):
 def test_a_lower_loss_that_is_less_often_right_is_not_kept(net, damaged, images, tensor_source, monkeypatch):
     # original, start, three epochs: the second has the lowest loss, but is less often right than the start
     found = iter([Verdict(0.1, 90), Verdict(1.0, 80), Verdict(0.9, 80), Verdict(0.5, 75), Verdict(0.8, 85)])
-    monkeypatch.setattr("cnncompress.finetune.judge", lambda *given: next(found))
+    monkeypatch.setattr("cnncompress.finetune_run.judge", lambda *given: next(found))
     labels = net(images).argmax(1)
     _, done = tune(net, damaged, tensor_source(images, labels), epochs=3)
     assert done.accuracies == (80, 80, 75, 85)
@@ -187,7 +190,7 @@ def test_a_lower_loss_alone_does_not_recover_what_is_less_often_right(
     net, damaged, images, tensor_source, monkeypatch
 ):
     found = iter([Verdict(0.9, 70), Verdict(1.0, 80), Verdict(0.5, 75), Verdict(0.6, 78)])
-    monkeypatch.setattr("cnncompress.finetune.judge", lambda *given: next(found))
+    monkeypatch.setattr("cnncompress.finetune_run.judge", lambda *given: next(found))
     model, done = tune(net, damaged, tensor_source(images, net(images).argmax(1)), epochs=2)
     assert (done.kept, done.epochs) == (0, 2)
     assert all(torch.equal(value, damaged.state_dict()[key]) for key, value in model.state_dict().items())
@@ -258,9 +261,7 @@ def test_layers_above_needs_names_of_layers(net):
 def test_images_are_the_chosen_ones(images, tensor_source):
     source = tensor_source(images, torch.arange(60))
     found = Images(source, [3, 5, 40], like=images)
-    batches = list(found.batches(2, torch.Generator().manual_seed(0)))
-    assert sorted(int(label) for batch in batches for label in batch.labels) == [3, 5, 40]
-    for batch in batches:
+    for batch in found.batches(2):
         assert torch.equal(batch.images, images[batch.labels])
     assert [int(label) for batch in found.batches(2) for label in batch.labels] == [3, 5, 40]
 
@@ -299,3 +300,147 @@ def test_all_layers_learn_where_no_layer_is_left_above(net, images):
     assert not torch.equal(everything.model[2][0].weight, upper.model[2][0].weight)
     history = everything.report["finetune"]["history"]
     assert min(history) < history[0]
+
+
+def verdicts(monkeypatch, *found):
+    """Judgements of the original, the start and each epoch, whatever the networks are."""
+    given = iter([Verdict(*one) for one in found])
+    monkeypatch.setattr("cnncompress.finetune_run.judge", lambda *args: next(given))
+
+
+def labels_of(net, images):
+    return net(images).argmax(1)
+
+
+def test_of_equal_accuracies_the_lower_loss_is_kept(net, damaged, images, tensor_source, monkeypatch):
+    verdicts(monkeypatch, (0.1, 90), (1.0, 80), (0.9, 85), (0.7, 85), (0.8, 85), (0.2, 84))
+    _, done = tune(net, damaged, tensor_source(images, labels_of(net, images)), epochs=4)
+    assert (done.kept, done.epochs) == (2, 4)
+
+
+def test_a_rising_loss_ends_it_and_names_the_remedy(net, damaged, images, tensor_source, monkeypatch):
+    verdicts(monkeypatch, (0.1, 90), (1.0, 80), (9.0, 60), (12.0, 85), (13.0, 40))
+    _, done = tune(net, damaged, tensor_source(images, labels_of(net, images)), epochs=9)
+    assert (done.kept, done.epochs) == (2, 2)
+    assert "more than 10 times" in done.note
+    assert "--lr, it was 0.05" in done.note
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (2, 5), (None, 6)])
+def test_patience(net, damaged, images, tensor_source, monkeypatch, patience, epochs):
+    losses = (0.1, 1.0, 0.9, 0.95, 0.8, 0.85, 0.85, 0.7)  # the second epoch is worse than the first
+    verdicts(monkeypatch, *((loss, None) for loss in losses))
+    _, done = tune(net, damaged, tensor_source(images), epochs=6, patience=patience)
+    assert done.epochs == epochs
+    assert done.history[done.kept] == min(done.history)
+    assert ("brought nothing better" in done.note) == (patience is not None)
+
+
+def test_labels_train_without_the_original(images, labelled, damaged, tensor_source):
+    options = {"chosen": ("2", "6"), "recipe": Recipe(epochs=3, learning_rate=0.003, batch_size=8)}
+    model, done = finetune_layers(None, damaged, source=tensor_source(images, labelled), **options)
+    assert (done.target, done.target_accuracy) == (None, None)
+    assert done.epochs == 3
+    assert done.accuracies[done.kept] == max(done.accuracies)
+    assert not model.training
+    with pytest.raises(ModelError, match="without labels the network learns from the original"):
+        finetune_layers(None, damaged, source=tensor_source(images), **options)
+    with pytest.raises(ModelError, match="distillation learns from the original"):
+        finetune_layers(
+            None, damaged, source=tensor_source(images, labelled), distill=Distillation(), **options
+        )
+
+
+@pytest.fixture
+def pair(net):
+    """A network and one whose first layer, made of a chain, is off."""
+    other = copy.deepcopy(net)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        other[0].weight += 0.2 * torch.randn_like(other[0].weight)
+    other[0] = nn.Sequential(other[0])
+    return net, other
+
+
+@pytest.mark.parametrize("kind", ["logits", "features", "layers"])
+def test_the_original_teaches(pair, images, tensor_source, kind):
+    net, other = pair
+    options = {"chosen": ("0", "2", "6"), "replaced": ("0",), "distill": Distillation(kind=kind)}
+    recipe = Recipe(epochs=4, learning_rate=0.1, batch_size=8)
+    model, done = finetune_layers(net, other, source=tensor_source(images), recipe=recipe, **options)
+    assert done.objective == f"distillation: {kind}"
+    assert done.distill == options["distill"]
+    assert done.history[done.kept] == min(done.history) < done.history[0]
+    assert error(net, model, images) < error(net, other, images)
+    assert done.layers == (("0",) if kind == "layers" else ("0", "2", "6"))
+    assert torch.equal(model[2].weight, other[2].weight) == (kind == "layers")
+    for module in (*model.modules(), *net.modules(), *other.modules()):
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+def test_labels_judge_what_the_original_teaches(net, images, labelled, damaged, tensor_source):
+    _, done = finetune_layers(
+        net,
+        damaged,
+        chosen=("2", "6"),
+        source=tensor_source(images, labelled),
+        recipe=Recipe(epochs=2, learning_rate=0.003, batch_size=8),
+        distill=Distillation(temperature=2.0),
+        replaced=("0",),
+    )
+    assert len(done.accuracies) == len(done.history) == done.epochs + 1
+    assert done.target_accuracy is not None
+
+
+def test_layers_that_must_stay_cannot_be_reconstructed(pair, images, tensor_source):
+    with pytest.raises(OptionError, match=r"^0: .*--layers all"):
+        finetune_layers(
+            *pair,
+            chosen=("2", "6"),
+            source=tensor_source(images),
+            recipe=Recipe(),
+            distill=Distillation(kind="layers"),
+            replaced=("0",),
+        )
+
+
+def test_the_replaced_layers_decay_only_where_asked(pair, images, tensor_source):
+    sizes = []
+    for decays in (False, True):
+        recipe = Recipe(
+            epochs=1, learning_rate=0.01, batch_size=8, weight_decay=5.0, momentum=0, decay_factors=decays
+        )
+        options = {"chosen": ("0", "6"), "source": tensor_source(images), "recipe": recipe}
+        captured = {}
+
+        def look(self, whole=Run.take_best, captured=captured):  # before the best is put back
+            captured.update({key: value.clone() for key, value in self._task.trained.items()})
+            whole(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Run, "take_best", look)
+            finetune_layers(*pair, replaced=("0",), **options)
+        sizes.append([float(captured[key].detach().norm()) for key in ("0.0.weight", "6.weight")])
+    (free, other), (decayed, same) = sizes
+    assert decayed < 0.9 * free
+    assert same < 1.1 * other
+
+
+def test_each_epoch_is_told(pair, images, tensor_source):
+    events = []
+    _, done = finetune_layers(
+        *pair,
+        chosen=("0", "6"),
+        source=tensor_source(images),
+        recipe=Recipe(epochs=2, learning_rate=0.01, batch_size=8),
+        report=events.append,
+    )
+    told = [event for event in events if isinstance(event, EpochDone)]
+    assert [event.epoch for event in told] == [1, 2]
+    assert tuple(event.test_loss for event in told) == done.history[1:]
+    assert tuple(event.loss for event in told) == done.losses
+    assert len(done.seconds) == 2
+    plain = json.loads(json.dumps(done.to_json()))
+    assert plain["recipe"]["epochs"] == 2
+    assert plain["processes"] == 1

@@ -8,13 +8,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cnncompress.distributed import ALONE
 from cnncompress.errors import DataError, ModelError, NumericsError, OptionError, OutputError
 from cnncompress.events import EpochDone, StageAdvanced, StageStarted
 from cnncompress.image_files import paths_source
 from cnncompress.network import Network, Preprocess
 from cnncompress.training import Augmentation, Images, Recipe, Trainer
 from cnncompress.training.costs import count_macs
-from cnncompress.training.loop import AUXILIARY
+from cnncompress.training.feed import Feed
+from cnncompress.training.gradients import AUXILIARY
 from cnncompress.training.losses import by_labels, judge
 from cnncompress.training.optimizer import build_optimizer
 from cnncompress.training.recipes import RECIPES, recipe
@@ -101,7 +103,8 @@ def test_a_constant_rate_stays_and_a_step_rate_drops():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0), ("learning_rate", math.nan),
+        ("epochs", 0), ("batch_size", 0), ("accumulate", 0), ("patience", 0),
+        ("learning_rate", 0.0), ("learning_rate", math.nan),
         ("momentum", 1.0), ("warmup", -0.1), ("label_smoothing", 1.0), ("weight_decay", -1.0),
         ("clip_norm", 0.0), ("seed", -1),
         ("drops", (0.6, 0.3)), ("optimizer", "adam"), ("schedule", "linear"), ("precision", "half"),
@@ -135,6 +138,33 @@ def test_biases_and_norms_decay_only_if_asked(net, optimizer, vectors):
         torch.testing.assert_close(now, then * (0.99 if shrinks else 1.0))
 
 
+@pytest.mark.parametrize("factors", [False, True])
+def test_factors_decay_only_if_asked(net, factors):
+    chosen = Recipe(decay_factors=factors, weight_decay=0.1, learning_rate=0.1)
+    before = copy.deepcopy(net)
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    build_optimizer(list(net.parameters()), chosen, [net[0].weight]).step()
+    torch.testing.assert_close(net[0].weight, before[0].weight * (0.99 if factors else 1.0))
+    torch.testing.assert_close(net[4].weight, before[4].weight * 0.99)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 50])
+def test_a_batch_in_parts_trains_as_in_one(net, coloured, tensor_source, parts):
+    nets = [copy.deepcopy(net).double() for _ in range(2)]
+    sizes: list[int] = []
+    nets[1].register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    for model, accumulate in zip(nets, (1, parts), strict=True):
+        chosen = Recipe(epochs=1, learning_rate=0.1, batch_size=7, accumulate=accumulate)
+        running = trainer(model, tensor_source(*coloured), chosen)
+        model.eval()  # the parts of a batch are normalised and dropped out for themselves
+        running.run_epoch()
+    assert max(sizes) <= 4
+    assert sum(sizes) == 36
+    for one, two in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-12)
+
+
 def test_gradients_are_clipped(net, coloured, tensor_source):
     before = copy.deepcopy(net)
     chosen = Recipe(learning_rate=1.0, momentum=0, weight_decay=0, batch_size=36, epochs=1, clip_norm=0.01)
@@ -148,9 +178,18 @@ def test_gradients_are_clipped(net, coloured, tensor_source):
 # augmentation
 
 
+def varied(images: Tensor) -> Tensor:
+    augmentation = Augmentation(shift=1, flip=True)
+    drawn = augmentation.draw(len(images), (4, 4), (4, 4), generator())
+    half = [place for place in range(len(images)) if place % 2]
+    found = augmentation.vary(images, (4, 4), drawn)
+    assert torch.equal(augmentation.vary(images[half], (4, 4), drawn.of(half)), found[half])
+    return found
+
+
 def test_every_variant_is_a_shift_or_a_mirror_of_its_image():
     images = torch.arange(1.0, 1 + 6 * 3 * 16).reshape(6, 3, 4, 4)
-    found = Augmentation(shift=1, flip=True)(images, (4, 4), generator())
+    found = varied(images)
     padded = nn.functional.pad(images, (1, 1, 1, 1))
     chosen = set()
     for image, source in zip(found, padded, strict=True):
@@ -164,9 +203,10 @@ def test_every_variant_is_a_shift_or_a_mirror_of_its_image():
         assert len(fitting) == 1
         chosen |= set(fitting)
     assert len(chosen) > 3  # each image draws for itself
-    again = Augmentation(shift=1, flip=True)(images, (4, 4), generator())
-    assert torch.equal(found, again)
-    assert torch.equal(Augmentation()(images, (4, 4), generator()), images)
+    assert torch.equal(found, varied(images))
+    assert torch.equal(
+        Augmentation().vary(images, (4, 4), Augmentation().draw(6, (4, 4), (4, 4), generator())), images
+    )
 
 
 def test_larger_images_are_cut_at_random_in_training_and_in_the_centre_otherwise(tensor_source):
@@ -174,7 +214,9 @@ def test_larger_images_are_cut_at_random_in_training_and_in_the_centre_otherwise
     found = Images(tensor_source(images), range(8), like=images, size=(6, 6))
     (plain,) = found.batches(8)
     assert torch.equal(plain.images, images[:, :, 2:8, 2:8])
-    (cut,) = found.batches(8, generator(), Augmentation(crop_resized=True))
+    (step,) = Feed(found, Recipe(batch_size=8, augmentation=Augmentation(crop_resized=True)), 0, ALONE)
+    (part,) = step.parts
+    cut = part.batch
     assert cut.images.shape == (8, 3, 6, 6)
     assert not torch.equal(cut.images.sort(0).values, plain.images.sort(0).values)
 
@@ -201,7 +243,9 @@ def test_the_order_is_random_whatever_the_memory(tmp_path, cache_bytes):
     found = Images(source, range(30), like=torch.zeros(()))
 
     def epoch(seed):
-        batches = list(found.batches(4, generator(seed)))
+        steps = Feed(found, Recipe(batch_size=4, seed=seed), 0, ALONE)
+        batches = [part.batch for step in steps for part in step.parts]
+        assert sorted(len(batch.images) for batch in batches) == [2, 3, *[4] * 6]  # the bad one leaves a gap
         for batch in batches:
             assert torch.equal(batch.labels, (batch.images[:, 0, 0, 0] / 80 + 1e-3).long())
         return torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).div(8).round().int().tolist()
@@ -272,6 +316,39 @@ def test_a_trainer_that_takes_up_another_goes_on_as_it_would_have(net, coloured,
     assert equal(fresh, net)
     assert not equal(fresh, other)
     assert torch.equal(torch.get_rng_state(), undisturbed)
+
+
+def test_an_epoch_is_taken_up_after_any_step(net, coloured, tensor_source):
+    """Augmentation, dropout, momentum and the mean loss go on as they would have."""
+    chosen = Recipe(
+        epochs=2, learning_rate=0.1, batch_size=8, schedule="cosine",
+        augmentation=Augmentation(shift=1, flip=True),
+    )  # fmt: skip
+    start, kept = copy.deepcopy(net), []
+    whole = trainer(net, tensor_source(*coloured), chosen)
+    losses = [
+        whole.run_epoch(stepped=lambda: kept.append(copy.deepcopy((net.state_dict(), whole.state()))))
+        for _ in range(2)
+    ]
+    assert [(state["epoch"], state["step"]) for _, state in kept] == [
+        (epoch, step) for epoch in range(2) for step in range(1, 6)
+    ]
+    for weights, state in kept:
+        fresh = copy.deepcopy(start)
+        fresh.load_state_dict(weights)
+        ending = trainer(fresh, tensor_source(*coloured), chosen)
+        ending.take_up(state)
+        assert ending.state()["step"] == state["step"]
+        assert [ending.run_epoch() for _ in range(2 - ending.epoch)] == losses[state["epoch"] :]
+        assert equal(fresh, net)
+
+
+def test_a_gradient_that_is_not_finite_ends_the_epoch_with_the_weights_before(net, coloured, tensor_source):
+    running = trainer(net, tensor_source(*coloured), Recipe(epochs=1, batch_size=36))
+    net[4].weight.register_hook(lambda gradient: gradient * math.inf)
+    before = copy.deepcopy(dict(net.named_parameters()))
+    assert math.isnan(running.run_epoch())
+    assert all(torch.equal(value, before[name]) for name, value in net.named_parameters())
 
 
 def test_a_loss_that_is_not_finite_ends_the_epoch_with_the_weights_before(net, coloured, tensor_source):

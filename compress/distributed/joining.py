@@ -56,6 +56,7 @@ def joined(device: str = "cpu") -> Iterator[World]:
         if not on_cuda:  # NCCL would wait for processes that are gone
             dist.destroy_process_group()
         raise
+    world.wait()  # who ends first would break the others' last exchange
     dist.destroy_process_group()
 
 

@@ -1,5 +1,6 @@
 """Random variants of training images, drawn by a generator of one's own."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,6 +8,33 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as v2f
 
 from cnncompress.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What happens to each image of a batch.
+
+    Attributes:
+        corners: row and column where each one's crop begins, shape (2, n), or None without a crop.
+        mirrored: truth values of shape (n,), or None where none is.
+    """
+
+    corners: Tensor | None
+    mirrored: Tensor | None
+
+    def of(self, places: Sequence[int]) -> "Drawn":
+        """What happens to some of the images.
+
+        Args:
+            places: of these images in the batch.
+
+        Returns:
+            Their part.
+        """
+        return Drawn(
+            None if self.corners is None else self.corners[:, list(places)],
+            None if self.mirrored is None else self.mirrored[list(places)],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +57,42 @@ class Augmentation:
         if self.shift < 0:
             raise OptionError(f"an image can't be shifted by {self.shift} pixels; give 0 or more")
 
-    def __call__(self, images: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-        """Draw a variant of each image.
+    def draw(
+        self, count: int, have: tuple[int, int], size: tuple[int, int], generator: torch.Generator
+    ) -> Drawn:
+        """Draw what happens to a batch, whoever runs its images.
+
+        Args:
+            count: images in it.
+            have: their height and width.
+            size: height and width of what the network reads; at most theirs.
+            generator: on the CPU.
+
+        Returns:
+            The draws.
+        """
+        room = [length + 2 * self.shift - want for length, want in zip(have, size, strict=True)]
+        corners = None
+        if room != [0, 0]:
+            corners = torch.stack([torch.randint(most + 1, (count,), generator=generator) for most in room])
+        mirrored = torch.rand(count, generator=generator) < 0.5 if self.flip else None
+        return Drawn(corners, mirrored)
+
+    def vary(self, images: Tensor, size: tuple[int, int], drawn: Drawn) -> Tensor:
+        """Make the drawn variant of each image.
 
         Args:
             images: normalised, shape (n, channels, height, width).
-            size: height and width of what the network reads; at most that of the images.
-            generator: on the CPU.
+            size: height and width of what the network reads.
+            drawn: for these images.
 
         Returns:
             Shape (n, channels, *size).
         """
-        padded = v2f.pad(images, [self.shift]) if self.shift else images
-        images = _crops(padded, size, generator)
-        if self.flip:
-            mirrored = torch.rand(len(images), generator=generator) < 0.5
-            chosen = mirrored.to(images.device)[:, None, None, None]
+        if drawn.corners is not None:
+            images = _crops(v2f.pad(images, [self.shift]) if self.shift else images, size, drawn.corners)
+        if drawn.mirrored is not None:
+            chosen = drawn.mirrored.to(images.device)[:, None, None, None]
             images = torch.where(chosen, v2f.horizontal_flip(images), images)
         return images
 
@@ -65,15 +113,11 @@ def centre(images: Tensor, size: tuple[int, int]) -> Tensor:
     return cropped
 
 
-def _crops(images: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    room = [have - want for have, want in zip(images.shape[-2:], size, strict=True)]
-    if room == [0, 0]:
-        return images
+def _crops(images: Tensor, size: tuple[int, int], corners: Tensor) -> Tensor:
     # v2.RandomCrop would cut all images of a batch alike
-    tops, lefts = (torch.randint(most + 1, (len(images),), generator=generator).tolist() for most in room)
     return torch.stack(
         [
             v2f.crop(image, top, left, *size)
-            for image, top, left in zip(images.unbind(), tops, lefts, strict=True)
+            for image, top, left in zip(images.unbind(), *corners.tolist(), strict=True)
         ]
     )

@@ -1,4 +1,4 @@
-"""Part of a source's images, in any order, ready for the network."""
+"""Part of a source's images, ready for the network."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cnncompress.distributed import ALONE, Shard, World
 from cnncompress.errors import DataError
 from cnncompress.image_source import Batch, ImageSource
-from cnncompress.training.augmentation import Augmentation, centre
+from cnncompress.training.augmentation import centre
+from cnncompress.training.reading import Read, read_groups
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Images:
     """Part of a source's images.
 
     What is decoded stays in the source's own cache as far as it reaches; the order is random in any case.
+    An image that can't be read makes its batch smaller and moves no other one, so that the batches are the
+    same however many processes share them.
 
     Args:
         source: the images.
@@ -55,34 +59,72 @@ class Images:
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def batches(
-        self,
-        size: int,
-        order: torch.Generator | None = None,
-        augmentation: Augmentation | None = None,
-    ) -> Iterator[LabelledBatch]:
-        """The images in batches.
+    def batches(self, size: int, world: World = ALONE) -> Iterator[LabelledBatch]:
+        """The images in batches, in the order of the list; every n-th batch of n processes.
 
         Args:
             size: images in a batch.
-            order: draws their order and their augmentation; None for the order of the list.
-            augmentation: what may happen to them; needs ``order``.
+            world: the processes that share the batches.
 
         Yields:
             Batches; a `DataError` ends it at a label that isn't a class of the network.
         """
-        places = torch.randperm(len(self._chosen), generator=order) if order is not None else None
-        chosen = self._chosen if places is None else [self._chosen[place] for place in places.tolist()]
-        for batch in self._source.batches(size, chosen):
-            self._check_labels(batch)
-            pixels = batch.images.to(self._like.device, self._like.dtype)
-            wanted = self._size or (pixels.shape[-2], pixels.shape[-1])
-            if augmentation is not None and order is not None:
-                pixels = augmentation(pixels, wanted, order)
+        starts = range(size * world.rank, len(self), size * world.size)
+        for read in self.groups([range(start, min(start + size, len(self))) for start in starts]):
+            if read is not None:
+                pixels = read.batch.images
+                yield self.ready(centre(pixels, self.input_size(pixels)), read.batch.labels)
+
+    def groups(self, places: Sequence[Sequence[int]]) -> Iterator[Read | None]:
+        """Read groups of images.
+
+        Args:
+            places: positions among the chosen ones; each comes up once.
+
+        Yields:
+            What was read of each group, the images on the network's device and not cut yet; None where none
+            of it can be read. A `DataError` ends it at a label that isn't a class of the network.
+        """
+        for read in read_groups(self._source, [[self._chosen[place] for place in group] for group in places]):
+            if read is not None:
+                self._check_labels(read.batch)
+                pixels = read.batch.images.to(self._like.device, self._like.dtype)
+                yield Read(read.slots, Batch(pixels, read.batch.indices, read.batch.labels))
             else:
-                pixels = centre(pixels, wanted)
-            labels = batch.labels.to(self._like.device) if batch.labels is not None else None
-            yield LabelledBatch(pixels.contiguous(memory_format=self._layout), labels)
+                yield None
+
+    def input_size(self, pixels: Tensor) -> tuple[int, int]:
+        """Height and width that the network reads.
+
+        Args:
+            pixels: images of the source.
+
+        Returns:
+            That of the images, unless they are to be cut.
+        """
+        return self._size or (pixels.shape[-2], pixels.shape[-1])
+
+    def ready(self, pixels: Tensor, labels: Tensor | None) -> LabelledBatch:
+        """Bring images to the network's memory format.
+
+        Args:
+            pixels: cut, on the network's device.
+            labels: theirs.
+
+        Returns:
+            The batch.
+        """
+        found = labels.to(self._like.device) if labels is not None else None
+        return LabelledBatch(pixels.contiguous(memory_format=self._layout), found)
+
+    def settle(self, world: World) -> None:
+        """Tell all processes after a pass which images could not be read; too many are a `DataError`.
+
+        Args:
+            world: the processes that read them.
+        """
+        if not world.is_alone:
+            Shard(self._source, world).settle()
 
     def _check_labels(self, batch: Batch) -> None:
         if batch.labels is None or self._classes is None:

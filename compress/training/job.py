@@ -7,6 +7,7 @@ from typing import Any
 
 from cnncompress.data import open_source
 from cnncompress.devices import usable_device
+from cnncompress.distributed import ALONE, World
 from cnncompress.errors import DataError, OutputError
 from cnncompress.events import Reporter, silent
 from cnncompress.export import write_safetensors
@@ -17,6 +18,7 @@ from cnncompress.network import Network
 from cnncompress.output import write_json
 from cnncompress.training import folders
 from cnncompress.training.costs import outputs_of
+from cnncompress.training.keeping import KEEP_SECONDS
 from cnncompress.training.recipe import Recipe
 from cnncompress.training.whole import Trained, stored, train_network
 
@@ -36,6 +38,7 @@ class Job:
         device: torch device.
         cache_bytes: most memory for the decoded pixels of each of the two folders.
         max_bad: largest share of images that may be unreadable.
+        keep_seconds: between two states in the middle of an epoch, at least.
         resume: go on with the training that was interrupted in ``output``.
         overwrite: earlier results there may be replaced.
     """
@@ -50,16 +53,18 @@ class Job:
     device: str = "cpu"
     cache_bytes: int = 4 * CACHE_BYTES
     max_bad: float = 0.01
+    keep_seconds: float = KEEP_SECONDS
     resume: bool = False
     overwrite: bool = False
 
 
-def run_job(job: Job, report: Reporter = silent) -> Trained:
+def run_job(job: Job, report: Reporter = silent, world: World = ALONE) -> Trained:
     """Train a network on a folder of images.
 
     Args:
         job: what to do.
         report: receives the progress.
+        world: the processes that share the training; the first writes and reports.
 
     Returns:
         The trained network; model.safetensors and train.json are written.
@@ -71,11 +76,12 @@ def run_job(job: Job, report: Reporter = silent) -> Trained:
         OptionError: an interrupted training had other settings, or the device can't be used.
         OutputError: results can't be written, or there is nothing to resume.
     """  # noqa: DOC502  # most are raised by what is called
+    report = report if world.is_first else silent
     device = usable_device(job.device)
     found = folders.find_images(job.data.expanduser(), job.evaluation and job.evaluation.expanduser())
     network = _start(job, folders.class_names(found.training), report)
     training, test = _open_both(job, network, found)
-    folders.prepare_output(job.output, resume=job.resume, overwrite=job.overwrite)
+    world.first(lambda: folders.prepare_output(job.output, resume=job.resume, overwrite=job.overwrite))
     try:
         trained = train_network(
             network,
@@ -84,12 +90,15 @@ def run_job(job: Job, report: Reporter = silent) -> Trained:
             job.recipe,
             device=device,
             keep=job.output / folders.STATE,
+            keep_seconds=job.keep_seconds,
             resume=job.resume,
+            world=world,
             report=report,
         )
-        _write(job.output, trained)
+        world.first(lambda: _write(job.output, trained))
     except BaseException:
-        folders.remove_if_empty(job.output)
+        if world.is_first:
+            folders.remove_if_empty(job.output)
         raise
     return trained
 

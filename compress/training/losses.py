@@ -1,14 +1,21 @@
 """What training lowers, and how a network is judged."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as nnf
 
+from cnncompress.distributed import ALONE, World
 from cnncompress.errors import ModelError
 from cnncompress.training.images import Images, LabelledBatch
-from cnncompress.training.loop import Loss
+
+Loss = Callable[[Tensor, LabelledBatch], Tensor]
+"""From a network's output and the batch that it came from to a mean over the images."""
+
+_SILENT = 1e-12  # mean square below which there is no output to speak of
 
 
 def by_labels(smoothing: float = 0.0) -> Loss:
@@ -32,11 +39,12 @@ def by_labels(smoothing: float = 0.0) -> Loss:
     return loss
 
 
-def by_outputs(original: nn.Module) -> Loss:
+def by_outputs(original: nn.Module, temperature: float = 1.0) -> Loss:
     """How far the outputs are from another network's.
 
     Args:
         original: in evaluation mode.
+        temperature: that class scores are divided by.
 
     Returns:
         The divergence of the class distributions, or the relative squared error where the output is none.
@@ -44,15 +52,44 @@ def by_outputs(original: nn.Module) -> Loss:
 
     def loss(output: Tensor, batch: LabelledBatch) -> Tensor:
         with torch.no_grad():
-            expected = original(batch.images)
-        if output.ndim == 2 and output.shape[1] > 1:  # a single score has no distribution to compare
-            return nnf.kl_div(
-                output.log_softmax(1), expected.log_softmax(1), reduction="batchmean", log_target=True
-            )
-        error: Tensor = (output - expected).square().sum() / expected.square().sum().clamp_min(1e-30)
-        return error
+            expected = original(batch.images.clone())  # a network may begin with a function in place
+        return distance(output, expected, temperature)
 
     return loss
+
+
+def distance(output: Tensor, expected: Tensor, temperature: float = 1.0) -> Tensor:
+    """How far outputs are from those expected.
+
+    Args:
+        output: first axis the images.
+        expected: of the same shape.
+        temperature: T that class scores are divided by; T² makes up for what that does to the gradient
+            (https://arxiv.org/abs/1503.02531, section 2).
+
+    Returns:
+        Mean over the images: T² KL(expected, output) of the class distributions, or `relative_error` where
+        the outputs are none.
+    """
+    if output.ndim != 2 or output.shape[1] == 1:  # a single score has no distribution to compare
+        return relative_error(output, expected)
+    told, wanted = ((scores / temperature).log_softmax(1) for scores in (output, expected))
+    return nnf.kl_div(told, wanted, reduction="batchmean", log_target=True) * temperature**2
+
+
+def relative_error(output: Tensor, expected: Tensor) -> Tensor:
+    """Squared error as a share of what was expected.
+
+    Args:
+        output: first axis the images.
+        expected: of the same shape.
+
+    Returns:
+        Mean over the images of each one's share.
+    """
+    error, energy = (values.flatten(1).square().mean(1) for values in (output - expected, expected))
+    share: Tensor = (error / energy.clamp_min(_SILENT)).mean()
+    return share
 
 
 @dataclass(frozen=True)
@@ -93,7 +130,7 @@ class Verdict:
         return self.accuracy < other.accuracy
 
 
-def judge(model: nn.Module, images: Images, loss: Loss, batch_size: int) -> Verdict:
+def judge(model: nn.Module, images: Images, loss: Loss, batch_size: int, world: World = ALONE) -> Verdict:
     """Run a network over images in evaluation mode and float32.
 
     Args:
@@ -101,18 +138,20 @@ def judge(model: nn.Module, images: Images, loss: Loss, batch_size: int) -> Verd
         images: to judge on.
         loss: what counts.
         batch_size: images run at a time.
+        world: the processes that share the batches.
 
     Returns:
-        The verdict.
+        The verdict, to the bit the same on any number of processes.
     """
     modes = {module: module.training for module in model.modules()}
-    total, right, labelled, seen = 0.0, 0, False, 0
+    losses: list[float] = []
+    right, labelled, seen = 0, False, 0
     try:
         model.eval()
         with torch.inference_mode():
-            for batch in images.batches(batch_size):
+            for batch in images.batches(batch_size, world):
                 output = model(batch.images)
-                total += float(loss(output, batch)) * len(batch.images)
+                losses.append(float(loss(output, batch)) * len(batch.images))
                 seen += len(batch.images)
                 if batch.labels is not None and output.ndim == 2:
                     labelled = True
@@ -120,4 +159,14 @@ def judge(model: nn.Module, images: Images, loss: Loss, batch_size: int) -> Verd
     finally:
         for module, training in modes.items():
             module.training = training
-    return Verdict(total / seen, 100 * right / seen if labelled else None)
+    images.settle(world)
+    parts = world.gather((losses, right, labelled, seen))
+    count = sum(part[3] for part in parts)
+    # exact whatever the order, so that all processes and any number of them agree
+    total = _sum([value for part in parts for value in part[0]])
+    known = any(part[2] for part in parts)
+    return Verdict(total / count, 100 * sum(part[1] for part in parts) / count if known else None)
+
+
+def _sum(values: list[float]) -> float:
+    return math.fsum(values) if all(map(math.isfinite, values)) else math.nan

@@ -1,6 +1,6 @@
 """The optimizer of a recipe."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -11,20 +11,30 @@ from cnncompress.training.recipe import Recipe
 _SECOND_BETA = 0.999  # torch's own default
 
 
-def build_optimizer(trained: Sequence[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(
+    trained: Sequence[nn.Parameter], recipe: Recipe, factors: Collection[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
     """Make the optimizer.
 
     Args:
         trained: the parameters that change. Those with fewer than two axes are biases and the scales and
             shifts of norms; they decay only if the recipe says so.
         recipe: its fields for the optimizer.
+        factors: those of them that replaced layers hold; they decay only if the recipe says so.
 
     Returns:
         SGD or AdamW.
     """
+    apart = set() if recipe.decay_factors else {id(parameter) for parameter in factors}
+    decaying = [
+        parameter
+        for parameter in trained
+        if id(parameter) not in apart and (parameter.ndim > 1 or recipe.decay_vectors)
+    ]
+    known = {id(parameter) for parameter in decaying}
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim > 1 or recipe.decay_vectors]},
-        {"params": [p for p in trained if p.ndim <= 1 and not recipe.decay_vectors], "weight_decay": 0.0},
+        {"params": decaying},
+        {"params": [parameter for parameter in trained if id(parameter) not in known], "weight_decay": 0.0},
     ]
     filled = [group for group in groups if group["params"]]
     common: dict[str, Any] = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}

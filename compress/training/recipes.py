@@ -64,6 +64,19 @@ RECIPES = {
         "Ioannou et al., Deep Roots, section 4.1: 4-pixel padded crops and flips of 32 x 32 images, no "
         "dropout, 'as in' He et al., Deep Residual Learning, whose section 4.2 has the other values",
     ),
+    "distill": NamedRecipe(
+        Recipe(
+            epochs=1,
+            learning_rate=1e-3,
+            batch_size=128,
+            weight_decay=0.0,
+            schedule="cosine",
+            warmup=0.05,
+            clip_norm=5.0,
+        ),
+        "of no paper: an epoch with a short warm-up and a cosine, for a compressed network that learns from "
+        "the original's outputs",
+    ),
     "finetune": NamedRecipe(
         Recipe(epochs=5, learning_rate=1e-5, batch_size=128, weight_decay=5e-4),
         "Zhang et al., Accelerating Very Deep Convolutional Networks, section 3.6: rate 1e-5, batches of "

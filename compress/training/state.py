@@ -20,7 +20,7 @@ _UNREADABLE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, KeyError
 def write_state(
     file: Path, model: nn.Module, trainer: Trainer, settings: Mapping[str, Any], history: list[dict[str, Any]]
 ) -> None:
-    """Write the state after an epoch; the file is replaced as a whole.
+    """Write the state after an epoch or a step; the file is replaced as a whole.
 
     Args:
         file: to be written.

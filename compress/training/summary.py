@@ -23,7 +23,7 @@ class Epoch:
         loss: mean over the training images while they were trained on, smoothing included.
         test_loss: mean over the test images after it.
         accuracy: percent of the test images that were right.
-        seconds: it took, the test included.
+        seconds: it took since it was begun or resumed, the test included.
     """
 
     epoch: int
@@ -40,6 +40,8 @@ def summarize(
     test: ImageSource,
     history: Sequence[Epoch],
     layout: torch.memory_format,
+    *,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Gather what train.json holds.
 
@@ -50,6 +52,7 @@ def summarize(
         test: images that judged.
         history: of the epochs, at least one.
         layout: memory format of the training.
+        processes: that shared the training, at its end.
 
     Returns:
         JSON-able values.
@@ -69,6 +72,7 @@ def summarize(
         "macs": count_macs(network.model, network.input_size),
         "params": sum(parameter.numel() for parameter in network.model.parameters()),
         "memory_format": str(layout).removeprefix("torch."),
+        "processes": processes,
         "threads": torch.get_num_threads(),
         "environment": environment(),
     }

@@ -3,13 +3,14 @@
 import math
 import time
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from cnncompress.distributed import ALONE, World
 from cnncompress.errors import ModelError, NumericsError
 from cnncompress.events import EpochDone, Reporter, StageAdvanced, StageDone, StageStarted, silent
 from cnncompress.image_source import ImageSource
@@ -18,10 +19,10 @@ from cnncompress.network import Network, Preprocess
 from cnncompress.training.augmentation import Augmentation
 from cnncompress.training.costs import outputs_of
 from cnncompress.training.images import Images
+from cnncompress.training.keeping import KEEP_SECONDS, Keeper
 from cnncompress.training.loop import Trainer
 from cnncompress.training.losses import by_labels, judge
 from cnncompress.training.recipe import Recipe
-from cnncompress.training.state import read_state, write_state
 from cnncompress.training.summary import Epoch, summarize
 
 _STAGE = "train"
@@ -52,6 +53,7 @@ class _Ready:
     trainer: Trainer
     test: Images
     layout: torch.memory_format
+    world: World
 
 
 def train_network(
@@ -62,7 +64,9 @@ def train_network(
     *,
     device: torch.device | None = None,
     keep: Path | None = None,
+    keep_seconds: float = KEEP_SECONDS,
     resume: bool = False,
+    world: World = ALONE,
     report: Reporter = silent,
 ) -> Trained:
     """Train all of a network.
@@ -76,8 +80,10 @@ def train_network(
         test: images with labels.
         recipe: how to train.
         device: where it is trained; None for the CPU.
-        keep: file that gets the state after each epoch.
-        resume: take up the state in ``keep``.
+        keep: file that gets the state after each epoch, and in the middle of long ones.
+        keep_seconds: between two states in the middle of an epoch, at least.
+        resume: take up the state in ``keep``, that of any number of processes.
+        world: the processes that share each batch; all get the result, the first writes and reports.
         report: receives the progress.
 
     Returns:
@@ -91,25 +97,28 @@ def train_network(
         OutputError: ``keep`` can't be written or read.
     """  # noqa: DOC502  # most are raised by what is called
     begun = time.perf_counter()
-    ready = _prepare(network, training, test, recipe, device or torch.device("cpu"))
+    report = report if world.is_first else silent
+    ready = _prepare(network, training, test, recipe, device or torch.device("cpu"), world)
     model, trainer = ready.model, ready.trainer
     settings = _settings(network, training, test, recipe)
-    written = read_state(keep, model, trainer, settings) if resume and keep is not None else []
-    history = [Epoch(**entry) for entry in written]
-    report(StageStarted(_STAGE, (recipe.epochs - trainer.epoch) * len(training)))
+    keeper = Keeper(keep, model, trainer, settings, seconds=keep_seconds, world=world)
+    if resume:
+        keeper.resume()
+    left = (recipe.epochs - trainer.epoch) * len(training) - trainer.step * recipe.batch_size
+    report(StageStarted(_STAGE, max(0, left)))
     while trainer.epoch < recipe.epochs:
-        epoch = _run_epoch(ready, recipe, report)
-        history.append(epoch)
+        epoch = _run_epoch(ready, recipe, keeper, report)
         report(EpochDone(epoch.epoch, recipe.epochs, epoch.loss, epoch.test_loss, epoch.accuracy))
-        if keep is not None:
-            write_state(keep, model, trainer, settings, [asdict(entry) for entry in history])
+        keeper.after_epoch(epoch)
     report(StageDone(_STAGE, time.perf_counter() - begun))
     finished = replace(network, model=model.to("cpu").eval(), weights=f"trained for {recipe.epochs} epochs")
     return Trained(
         network=finished,
         recipe=recipe,
-        history=tuple(history),
-        summary=summarize(finished, settings, training, test, history, ready.layout),
+        history=tuple(keeper.history),
+        summary=summarize(
+            finished, settings, training, test, keeper.history, ready.layout, processes=world.size
+        ),
     )
 
 
@@ -130,11 +139,16 @@ def stored(preprocess: Preprocess, augmentation: Augmentation) -> Preprocess:
 
 
 def _prepare(
-    network: Network, training: ImageSource, test: ImageSource, recipe: Recipe, device: torch.device
+    network: Network,
+    training: ImageSource,
+    test: ImageSource,
+    recipe: Recipe,
+    device: torch.device,
+    world: World,
 ) -> _Ready:
     layout = torch.contiguous_format
     if recipe.channels_last:
-        layout = faster_layout(network.model, network.input_size)
+        layout = world.first(lambda: faster_layout(network.model, network.input_size))
     model = deepcopy(network.model).to(device).to(memory_format=layout).train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
@@ -151,8 +165,8 @@ def _prepare(
         )
         for source in (training, test)
     )
-    trainer = Trainer(model, trained, fitted, by_labels(recipe.label_smoothing), recipe)
-    return _Ready(model=model, trainer=trainer, test=judges, layout=layout)
+    trainer = Trainer(model, trained, fitted, by_labels(recipe.label_smoothing), recipe, world=world)
+    return _Ready(model=model, trainer=trainer, test=judges, layout=layout, world=world)
 
 
 def _classes(network: Network) -> int:
@@ -178,11 +192,13 @@ def _settings(network: Network, training: ImageSource, test: ImageSource, recipe
     }
 
 
-def _run_epoch(ready: _Ready, recipe: Recipe, report: Reporter) -> Epoch:
+def _run_epoch(ready: _Ready, recipe: Recipe, keeper: Keeper, report: Reporter) -> Epoch:
     begun = time.perf_counter()
-    loss = ready.trainer.run_epoch(lambda images: report(StageAdvanced(_STAGE, images)))
+    loss = ready.trainer.run_epoch(
+        lambda images: report(StageAdvanced(_STAGE, images)), stepped=keeper.after_step
+    )
     _check_finite(loss, ready.trainer.epoch + 1)
-    verdict = judge(ready.model, ready.test, by_labels(), recipe.batch_size)
+    verdict = judge(ready.model, ready.test, by_labels(), recipe.batch_size, ready.world)
     _check_finite(verdict.loss, ready.trainer.epoch)
     assert verdict.accuracy is not None  # by_labels refuses images without
     return Epoch(

@@ -1,0 +1,246 @@
+"""``cnncompress finetune OUT``: train what was compressed, on images with labels or without."""
+
+import json
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from cnncompress.cli import values
+from cnncompress.cli.finetune_words import held_out_gain, print_epochs
+from cnncompress.cli.processes import processes
+
+if TYPE_CHECKING:  # torch takes seconds, --help shall not
+    from cnncompress.distributed import World
+    from cnncompress.finetune_job import FinetuneJob
+
+INTERRUPTED = 130  # what shells report after Ctrl-C
+RECIPE = "finetune"
+
+# where a resumed run keeps what an option says
+_KEPT: Mapping[str, tuple[str, ...]] = {
+    "train": ("training",),
+    "evaluation": ("evaluation",),
+    "epochs": ("recipe", "epochs"),
+    "lr": ("recipe", "learning_rate"),
+    "batch_size": ("recipe", "batch_size"),
+    "patience": ("recipe", "patience"),
+    "accumulate": ("recipe", "accumulate"),
+    "precision": ("recipe", "precision"),
+    "seed": ("recipe", "seed"),
+    "distill": ("distill", "kind"),
+    "temperature": ("distill", "temperature"),
+    "layers": ("layers",),
+    "holdout": ("holdout",),
+    "images": ("images",),
+    "max_bad": ("max_bad",),
+    "memory": ("memory",),
+    "device": ("device",),
+    "network": ("network",),
+    "checkpoint": ("checkpoint",),
+    "weights": ("weights",),
+}
+_ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
+
+
+@click.command()
+@click.argument("folder", metavar="OUT", type=click.Path(path_type=Path))
+@click.option(
+    "--train",
+    type=click.Path(path_type=Path),
+    help="Images to train on: class folders, or any folder, .npz or .pt where no labels are needed.  "
+    "[default: the demo's own]",
+)
+@click.option(
+    "--eval",
+    "evaluation",
+    type=click.Path(path_type=Path),
+    help="Labelled images for the accuracies before and after.  [default: the demo's own, else none]",
+)
+@click.option("--recipe", default=RECIPE, show_default=True, help="finetune, distill, short, sic or nin.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images.  [default: the recipe's]")
+@click.option("--lr", type=float, help="Highest learning rate.  [default: the recipe's]")
+@click.option("--batch-size", type=click.IntRange(1), help="Images of one step.  [default: the recipe's]")
+@click.option(
+    "--distill",
+    type=click.Choice(["logits", "features", "layers"]),
+    is_flag=False,
+    flag_value="logits",
+    help="Learn from the original network: from its outputs, from those of its layers too, or each layer by "
+    "itself. Alone it means logits; labels then only judge.",
+)
+@click.option("--temperature", type=float, help="That --distill divides class scores by.  [default: 1]")
+@click.option(
+    "--layers",
+    type=click.Choice(["all", "upper"]),
+    default="all",
+    show_default=True,
+    help="What is trained: all layers, or those above the replaced ones.",
+)
+@click.option(
+    "--holdout",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of the training images that judge.",
+)
+@click.option("--patience", type=click.IntRange(1), help="Epochs that may bring nothing better in a row.")
+@click.option("--accumulate", type=click.IntRange(1), help="Parts that a batch is run in, to save memory.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Of the arithmetic while training.  [default: the recipe's]",
+)
+@click.option("--images", type=click.IntRange(2), help="Training images, at most.  [default: all]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option("--device", default="cpu", show_default=True, help="Where it trains, for example cuda.")
+@click.option(
+    "--memory",
+    type=values.size,
+    metavar="SIZE",
+    default="1GB",
+    show_default=True,
+    help="For decoded images, which are then not decoded again in each epoch.",
+)
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Largest share of images that may be unreadable.",
+)
+@click.option(
+    "--network", metavar="NAME", help="The original network, where it is your own package.module:factory."
+)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path), help="The original's weights, where they were a file."
+)
+@click.option(
+    "--weights", default="default", help="The original's weights by name.  [default: as compressed]"
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for the result.  [default: OUT, replaced when all is done]",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with an interrupted run; needs no other option but --network, if it was given.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace earlier results, or forget an interrupted run.")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json to stdout, and nothing else.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no table, only the verdict.")
+@click.pass_context
+def finetune(context: click.Context, /, **given: Any) -> None:
+    """Train the compressed network in OUT, a folder that `cnncompress MODEL` wrote.
+
+    The weights that are best on held-out images are kept, those at the start included, so the result is never
+    worse there. Model, ONNX file, plan and reports are written anew. The state is kept while it runs: an
+    interrupted run goes on with --resume to the same result.
+    """
+    job = _resumed(context, given) if given["resume"] else _job(given)
+    with processes(job.device) as world:
+        try:
+            _run(job, given, world)
+        except KeyboardInterrupt:
+            if world.is_first:
+                click.echo(f"interrupted; {_what_is_left(job)}", err=True)
+            context.exit(INTERRUPTED)
+
+
+def _run(job: "FinetuneJob", given: Mapping[str, Any], world: "World") -> None:
+    from cnncompress.cli.progress import Progress
+    from cnncompress.finetune_job import finetune_folder
+
+    quiet = given["quiet"] or not world.is_first
+    # whatever a library prints must not end up between the braces
+    with redirect_stdout(sys.stderr), Progress(quiet=quiet) as report:
+        finetune_folder(job, resume=given["resume"], world=world, report=report)
+    if not world.is_first:
+        return
+    text = (job.target / "report.json").read_text(encoding="utf-8")
+    if given["as_json"]:
+        click.echo(text, nl=False)
+        return
+    written = json.loads(text)
+    if not given["quiet"]:
+        print_epochs(written["finetune"])
+    click.echo(f"{held_out_gain(written)} -> {given['output'] or given['folder']}")
+
+
+def _job(given: Mapping[str, Any]) -> "FinetuneJob":
+    from cnncompress.finetune_job import FinetuneJob
+    from cnncompress.training.distill import Distillation
+    from cnncompress.training.recipes import recipe
+
+    if given["temperature"] is not None and given["distill"] is None:
+        raise click.UsageError("--temperature is that of --distill; add it")
+    distill = None
+    if given["distill"] is not None:
+        temperature = {} if given["temperature"] is None else {"temperature": given["temperature"]}
+        distill = Distillation(kind=given["distill"], **temperature)
+    chosen = recipe(
+        given["recipe"],
+        epochs=given["epochs"],
+        learning_rate=given["lr"],
+        batch_size=given["batch_size"],
+        patience=given["patience"],
+        accumulate=given["accumulate"],
+        precision=given["precision"],
+        seed=given["seed"],
+    )
+    return FinetuneJob(
+        folder=given["folder"],
+        training=given["train"],
+        evaluation=given["evaluation"],
+        recipe=chosen,
+        distill=distill,
+        layers=given["layers"],
+        holdout=given["holdout"],
+        images=given["images"],
+        max_bad=given["max_bad"],
+        memory=given["memory"],
+        device=given["device"],
+        network=given["network"],
+        checkpoint=given["checkpoint"],
+        weights=given["weights"],
+        output=given["output"],
+        overwrite=given["overwrite"],
+    )
+
+
+def _resumed(context: click.Context, given: Mapping[str, Any]) -> "FinetuneJob":
+    """The job of the interrupted run; options that say something else are refused."""
+    from cnncompress.finetune_job import resumed_job
+
+    job = resumed_job(given["output"] or given["folder"], network=given["network"])
+    kept = job.to_json()
+    for name in given:
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE or name in _ALWAYS:
+            continue
+        option = next(one.opts[0] for one in context.command.params if one.name == name)
+        if name not in _KEPT:
+            raise click.UsageError(f"{option} can't be given beside --resume, which goes on as the run began")
+        value: Any = kept
+        for key in _KEPT[name]:
+            value = value[key] if value is not None else None
+        asked = str(given[name].expanduser().resolve()) if isinstance(given[name], Path) else given[name]
+        if asked != value:
+            raise click.UsageError(
+                f"{option} {given[name]} is not what the run began with ({value}); leave it out to go on, or "
+                "leave out --resume and begin anew with --overwrite"
+            )
+    return job
+
+
+def _what_is_left(job: "FinetuneJob") -> str:
+    from cnncompress.folder import STATE
+
+    kept = (job.target / STATE).exists()
+    return "--resume goes on" if kept else "no state was kept yet, and nothing has changed"
