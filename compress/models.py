@@ -208,22 +208,28 @@ def _from_checkpoint(family: Family, name: str, file: Path) -> Network:
 
 
 def _from_factory(name: str, checkpoint: Path | None) -> Network:
-    model = _call_factory(name)
+    made = _call_factory(name)
+    model = made.model if isinstance(made, Network) else made
     if checkpoint is not None:
         load_into(model, strip_prefixes(read_state_dict(checkpoint), model), f"checkpoint {checkpoint}")
+    known: dict[str, Any] = {
+        "name": name,
+        "source": {"kind": "factory", "factory": name},
+        "weights": f"checkpoint {checkpoint.name}" if checkpoint else "the factory's own",
+    }
+    if isinstance(made, Network):
+        return replace(made, **known)
     channels = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
     plain = Preprocess() if channels == 3 else Preprocess(mean=(0.0,) * channels, std=(1.0,) * channels)
     return Network(
-        name=name,
         model=model,
         preprocess=plain,
-        source={"kind": "factory", "factory": name},
-        weights=f"checkpoint {checkpoint.name}" if checkpoint else "the factory's own",
+        **known,
         notes=(f"{name} doesn't say how its input is prepared: ImageNet's way is assumed",),
     )
 
 
-def _call_factory(name: str) -> nn.Module:
+def _call_factory(name: str) -> nn.Module | Network:
     module, _, path = name.partition(":")
     try:
         factory = reduce(getattr, path.split("."), import_module(module))
@@ -233,13 +239,14 @@ def _call_factory(name: str) -> nn.Module:
         ) from error
     if not callable(factory):
         raise ModelError(
-            f"{name}: expected a callable that returns a torch.nn.Module, found {type(factory).__name__}"
+            f"{name}: expected a callable that returns a torch.nn.Module or a cnncompress.Network, "
+            f"found {type(factory).__name__}"
         )
     try:
         model = factory()
     except Exception as error:
         raise ModelError(f"{name}() failed ({type(error).__name__}: {_first_line(error)})") from error
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module | Network):
         raise ModelError(f"{name}() must return a torch.nn.Module, got {type(model).__name__}")
     return model
 

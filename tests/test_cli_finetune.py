@@ -159,7 +159,8 @@ def test_labels_train_and_the_folder_is_replaced(data, out):
     plan = cnncompress.Plan.read(out / "plan.json")
     assert plan.finetuned[0]["recipe"]["learning_rate"] == 0.01
     assert plan.finetuned[0]["data_hash"] == done["data"]["hash"]
-    assert "fine-tuned" in (out / "report.html").read_text()
+    assert "gained by fine-tuning" in (out / "report.html").read_text()
+    assert after["notes"] == before["notes"]
     last = result.stdout.splitlines()[-1]
     assert last.startswith(f"{FACTORY}: held-out {done['accuracies'][0]:.1f} -> ")
     assert last.endswith(f"-> {out}")
@@ -199,6 +200,7 @@ def test_without_labels_the_original_teaches(data, out, kind):
     new = load_file(out / "model.safetensors")
     changed = {name for name in new if not torch.equal(new[name], old[name])}
     assert ("9.weight" in changed) == (kind[-1:] != ("layers",))
+    assert "relative error before fine-tuning" in (out / "report.html").read_text()
     assert "held-out loss" in result.stdout
 
 

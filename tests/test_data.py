@@ -706,3 +706,32 @@ def test_shared_tensor_is_found():
     check_disjoint(open_small(images[:3]), open_small(images[3:]))
     with pytest.raises(DataError, match="1 image is in both"):
         check_disjoint(open_small(images[:4]), open_small(images[3:]))
+
+
+def test_files_that_differ_in_one_byte_are_no_copies(tmp_path):
+    content = encoded(picture(0, size=(60, 60)), "PNG")
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(content + b"12")
+    (tmp_path / "b" / "y.png").write_bytes(content + b"13")
+    (tmp_path / "c" / "z.png").write_bytes(content + b"12")
+    check_disjoint(open_small(tmp_path / "a"), open_small(tmp_path / "b"))
+    with pytest.raises(DataError, match=r"z\.png is .*x\.png"):
+        check_disjoint(open_small(tmp_path / "a"), open_small(tmp_path / "c"))
+
+
+def test_a_file_named_like_an_ending_is_no_image(tmp_path):
+    fill(tmp_path, 2)
+    for name in ("png", "x.", "x"):
+        (tmp_path / name).write_bytes(b"")
+    assert len(open_small(tmp_path)) == 2
+
+
+def test_a_folder_behind_a_link_is_the_folder(tmp_path, monkeypatch):
+    folder = open_small(fill(tmp_path / "a" / "sub", 3).parent)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    for path in ("link", "./a/sub/..", "a"):
+        source = open_small(path)
+        assert list(source.keys) == list(folder.keys)
+        assert source.hash == folder.hash

@@ -39,6 +39,11 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "def failing(): raise ValueError('no luck\\nsecond line')\n"
         "def with_argument(depth): return Grey()\n"
         "number = 3\n"
+        "def prepared():\n"
+        "    from cnncompress import Network, Preprocess\n"
+        "    plain = Preprocess(resize=None, crop=(32, 32))\n"
+        "    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(3600, 2))\n"
+        "    return Network(name='theirs', model=model, preprocess=plain, categories=('cat', 'dog'))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "their_nets", raising=False)
@@ -303,6 +308,18 @@ def test_a_factory_is_called_and_its_channels_are_seen(factories: str, tmp_path:
     assert any("assumed" in note for note in network.notes)
     file = save(network.model.state_dict(), tmp_path / "grey.safetensors")
     assert_same_weights(load_network(f"{factories}:Grey", checkpoint=file).model, network.model)
+
+
+def test_a_factory_may_say_how_its_input_is_prepared(factories: str, tmp_path: Path) -> None:
+    network = load_network(f"{factories}:prepared")
+    assert network.preprocess == Preprocess(resize=None, crop=(32, 32))
+    assert network.categories == ("cat", "dog")
+    assert not network.notes
+    assert network.source == {"kind": "factory", "factory": f"{factories}:prepared"}
+    file = save(network.model.state_dict(), tmp_path / "own.safetensors")
+    loaded = load_network(f"{factories}:prepared", checkpoint=file)
+    assert loaded.weights == "checkpoint own.safetensors"
+    assert_same_weights(loaded.model, network.model)
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,9 @@ class Dynamic(Dense):
 class Branches(nn.Module):
     """Two layers whose errors may cancel."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.one, self.two = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.one, self.two = nn.Conv2d(channels, 4, 1), nn.Conv2d(channels, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.one(x) + self.two(x)  # type: ignore[no-any-return]
@@ -197,7 +197,7 @@ def test_every_method_gets_no_worse(
     assert found.before is not None
     best = min(found.errors.values())
     assert found.after == (best if repaired.kept else found.before)
-    assert repaired.kept == (best < found.before and not repaired.note)
+    assert repaired.kept == (best < 0.99 * found.before and not repaired.note)
     assert repaired.output_after <= repaired.output_before
     assert "bias" in found.errors
 
@@ -287,8 +287,25 @@ def test_what_makes_the_output_worse_is_put_back(tensor_source: Source) -> None:
     assert "layers were repaired and put back" in repaired.note
     assert repaired.layers[0].chosen == "as it is"
     assert torch.equal(answers(mended, images), answers(compressed, images))
+    with torch.no_grad():
+        compressed.two.bias += 1.5  # type: ignore[operator]
     _, both = repair(original, compressed, ["one", "two"], tensor_source(images), steps=["bias"])
     assert [layer.chosen for layer in both.layers] == ["bias", "bias"]
+    assert both.output_after < 1e-9
+
+
+def test_layers_that_help_stay_where_all_together_do_not(tensor_source: Source) -> None:
+    torch.manual_seed(0)
+    original = nn.Sequential(nn.Conv2d(3, 4, 1), Branches(4)).eval()
+    compressed = copy.deepcopy(original)
+    with torch.no_grad():
+        compressed[0].bias += 0.2
+        compressed[1].one.bias += 1
+        compressed[1].two.bias -= 1
+    _, repaired = repair(original, compressed, ["0", "1.one"], tensor_source(smooth()), steps=["bias"])
+    assert repaired.kept
+    assert [layer.chosen for layer in repaired.layers] == ["bias", "as it is"]
+    assert "all or some" in repaired.note
 
 
 def test_layers_that_add_their_input(tensor_source: Source) -> None:

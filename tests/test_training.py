@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from cnncompress.distributed import ALONE
 from cnncompress.errors import DataError, ModelError, NumericsError, OptionError, OutputError
 from cnncompress.events import EpochDone, StageAdvanced, StageStarted
 from cnncompress.image_files import paths_source
+from cnncompress.image_tensors import TensorSource
 from cnncompress.network import Network, Preprocess
 from cnncompress.training import Augmentation, Images, Recipe, Trainer
 from cnncompress.training.costs import count_macs
@@ -19,6 +21,7 @@ from cnncompress.training.feed import Feed
 from cnncompress.training.gradients import AUXILIARY
 from cnncompress.training.losses import by_labels, judge
 from cnncompress.training.optimizer import build_optimizer
+from cnncompress.training.reading import read_groups
 from cnncompress.training.recipes import RECIPES, recipe
 from cnncompress.training.schedule import learning_rate
 from cnncompress.training.state import read_state, write_state
@@ -255,6 +258,24 @@ def test_the_order_is_random_whatever_the_memory(tmp_path, cache_bytes):
     assert first != second
     assert first != sorted(first)
     assert epoch(0) == first
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_group_gets_its_own_readable_images(seed):
+    drawn = np.random.default_rng(seed)
+    images = torch.arange(40.0)[:, None, None, None].repeat(1, 3, 2, 2)
+    bad = drawn.choice(40, 12, replace=False).tolist()
+    images[bad] = torch.nan
+    source = TensorSource(images, list(range(40)), description="drawn", max_bad=0.5)
+    order = drawn.permutation(40)[: drawn.integers(1, 40)]
+    bounds = sorted(drawn.integers(0, len(order) + 1, 6).tolist())
+    groups = [part.tolist() for part in np.split(order, bounds)]
+    found = list(read_groups(source, groups))
+    for group, read in zip(groups, found, strict=True):
+        good = [slot for slot, position in enumerate(group) if position not in bad]
+        assert (read.slots if read else []) == good
+        for values in (read.batch.images[:, 0, 0, 0], read.batch.indices, read.batch.labels) if read else ():
+            assert values.tolist() == [group[slot] for slot in good]
 
 
 def test_tensors_are_read_in_any_order_too():

@@ -19,6 +19,9 @@ RIDGES = (0.0, 0.003, 0.03, 0.3)
 
 AS_IT_IS = "as it is"
 
+_WORTH = 0.01
+"""Smaller gains are left, as a share of the error: the best of several gains that by chance."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -81,12 +84,14 @@ def best_of(errors: Mapping[str, float], factor: LastFactor) -> str:
         factor: that they are for.
 
     Returns:
-        The one of the least error, but the factor as it is where that lost nothing but rounding.
+        The one of the least error; the factor as it is where that gains little, or there is nothing to gain
+        but rounding.
     """
     rounding = (16 * torch.finfo(factor.module.get_parameter("bias").dtype).eps) ** 2
     if errors[AS_IT_IS] <= rounding:
         return AS_IT_IS
-    return min(errors, key=lambda name: errors[name])
+    best = min(errors, key=lambda name: errors[name])
+    return best if errors[best] < (1 - _WORTH) * errors[AS_IT_IS] else AS_IT_IS
 
 
 def errors_of(

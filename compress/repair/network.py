@@ -74,8 +74,9 @@ def repair_network(
     layer by least squares. Layers follow in the order of execution, each on the prefix that is repaired
     already, and each keeps what has the least error of its response after the activation on held-out images,
     which nothing is fitted to. Norms follow the layers: their statistics shall be those of the network that
-    is returned, and layers fitted behind norms that were moved before them come out worse. Each of the two is
-    undone unless the whole network's output comes nearer to the original's on held-out images.
+    is returned, and layers fitted behind norms that were moved before them come out worse. If layers together
+    bring the whole network's output farther from the original's on held-out images, only those stay that each
+    bring it nearer; norms stay if they do.
 
     Args:
         original: in evaluation mode, BatchNorm folded as for the compression; left as it was.
@@ -120,7 +121,7 @@ def repair_network(
     before = judge.of(start)
     best = _State(start, before)
     if chosen and set(steps) - {"norms"}:
-        best = _better_layers(best, _layers(original, best, chosen, settings), judge)
+        best = _better_layers(original, best, chosen, settings, judge)
     if "norms" in steps:
         best = _better_norms(best, _norms(original, best, settings), judge)
     if best.error == inf:  # a layer that is at fault has been named by then
@@ -153,15 +154,20 @@ def _check(steps: Sequence[str], layers: Sequence[LayerInfo], replaced: Sequence
             raise OptionError(unknown_name("layer", name, known))
 
 
-def _better_layers(best: _State, trial: _State, judge: OutputError) -> _State:
-    """The trial unless it is worse on held-out images; what it found on the way is told in any case."""
+def _better_layers(
+    original: nn.Module, best: _State, chosen: Sequence[LayerInfo], settings: _Settings, judge: OutputError
+) -> _State:
+    """All layers together, or if that is worse, those that each bring the output nearer."""
+    trial, notes = _layers(original, best, chosen, settings), best.notes
+    if not all(layer.chosen == AS_IT_IS for layer in trial.layers):
+        error = judge.of(trial.network)
+        if error < best.error:
+            return replace(trial, error=error)
+        trial = _layers(original, best, chosen, settings, judge)
+        notes = (*notes, *_undone("layers", error, best.error))
     if all(layer.chosen == AS_IT_IS for layer in trial.layers):
-        return replace(best, layers=trial.layers)
-    error = judge.of(trial.network)
-    if error < best.error:
-        return replace(trial, error=error)
-    layers = tuple(replace(layer, chosen=AS_IT_IS) for layer in trial.layers)
-    return replace(best, layers=layers, notes=(*best.notes, *_undone("layers", error, best.error)))
+        return replace(best, layers=trial.layers, notes=notes)
+    return replace(trial, notes=notes)
 
 
 def _better_norms(best: _State, trial: _State, judge: OutputError) -> _State:
@@ -178,8 +184,8 @@ def _undone(what: str, error: float, without: float) -> tuple[str, ...]:
     if error == without:  # nothing was lost there
         return ()
     return (
-        f"{what} were repaired and put back: on held-out images the output's relative error was {error:.3g} "
-        f"with it, {without:.3g} without",
+        f"{what} were repaired and put back, all or some: on held-out images the output's relative error was "
+        f"{error:.3g} with all of it, {without:.3g} without",
     )
 
 
@@ -197,8 +203,15 @@ def _norms(original: nn.Module, start: _State, settings: _Settings) -> _State:
     return replace(start, network=network, norms=names)
 
 
-def _layers(original: nn.Module, start: _State, chosen: Sequence[LayerInfo], settings: _Settings) -> _State:
-    network = copy_sharing_weights(start.network)
+def _layers(
+    original: nn.Module,
+    start: _State,
+    chosen: Sequence[LayerInfo],
+    settings: _Settings,
+    judge: OutputError | None = None,
+) -> _State:
+    """Layer by layer; with a judge of the output each is put back that doesn't bring it nearer."""
+    network, error = copy_sharing_weights(start.network), start.error
     plain = {layer.name: original.get_submodule(layer.name) for layer in chosen}
     walk = Walk(
         Walked(copy_sharing_weights(original), own_norms(original)),
@@ -209,9 +222,19 @@ def _layers(original: nn.Module, start: _State, chosen: Sequence[LayerInfo], set
     )
     done = []
     for layer in chosen:
-        done.append(_layer(original, network, layer, walk, settings))
-        settings.report(StageAdvanced(_STAGE))
-    return replace(start, network=network, layers=tuple(done))
+        before = network.get_submodule(layer.name)
+        record = _layer(original, network, layer, walk, settings)
+        if judge is not None and record.chosen != AS_IT_IS:
+            found = judge.of(network)
+            if found < error:
+                error = found
+            else:
+                network.set_submodule(layer.name, before)
+                record = replace(record, chosen=AS_IT_IS)
+        elif judge is None:
+            settings.report(StageAdvanced(_STAGE))
+        done.append(record)
+    return replace(start, network=network, error=error, layers=tuple(done))
 
 
 def _layer(
