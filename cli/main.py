@@ -8,6 +8,7 @@ from cnncompress import __version__
 from cnncompress.cli.bench import bench
 from cnncompress.cli.compress import compress
 from cnncompress.cli.explain import explain
+from cnncompress.cli.finetune import finetune
 from cnncompress.cli.inspect import inspect
 from cnncompress.cli.models import models
 from cnncompress.cli.processes import is_first, leave_together
@@ -96,5 +97,5 @@ def main() -> None:
     """Run the command line."""
 
 
-for command in (compress, inspect, models, profile, bench, explain, train):
+for command in (compress, finetune, inspect, models, profile, bench, explain, train):
     main.add_command(command)

@@ -1,9 +1,9 @@
 """How much faster do several processes calibrate than one, a thread each?
 
-Run ``python tests/benchmarks/processes.py [--model vgg16] [--images 120] [--processes 2] [--rounds 3]`` on an idle
-machine. Runs of one process and of several take turns, each in new processes under torchrun; what counts is the
-calibration pass as the report states it: images a second of all processes, and the share of the time that the
-first one waited for images. Ratios are those of neighbouring runs.
+Run ``python tests/benchmarks/processes.py [--model vgg16] [--images 120] [--processes 2] [--rounds 3]`` on an
+idle machine. Runs of one process and of several take turns, each in new processes under torchrun; what counts
+is the calibration pass as the report states it: images a second of all processes, and the share of the time
+that the first one waited for images. Ratios are those of neighbouring runs.
 """
 
 import argparse
