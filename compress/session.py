@@ -172,8 +172,8 @@ class Session:
         )
         factors = _factorize(compressed, self.layers, plans, context, clock)
         pictures = _first_filters(self.original, compressed, self.layers, plans)
-        absorbed = absorb_orders(compressed, pinned=network.features)
         compressed, repaired = self._repaired(compressed, plans, options, clock)
+        absorbed = absorb_orders(compressed, pinned=network.features)
         untrained = self._compare(compressed, options, clock) if options.finetune else None
         compressed, finetuned = self._finetuned(compressed, plans, options, clock)
         alone = self._compare_variants(plans, context, options, clock)
