@@ -56,7 +56,8 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--data",
         type=click.Path(path_type=Path),
-        help="Images to calibrate on, no labels needed: a folder (of class folders or flat), .npz or .pt.  "
+        help="Images to calibrate on, no labels needed: a folder (of class folders or flat), .npz, .pt, or tar "
+        "shards ('train-{000..146}.tar').  "
         "[default: the demo's own, else crops of two photographs]",
     ),
     click.option(
@@ -64,7 +65,7 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         "evaluation",
         type=click.Path(path_type=Path),
         help="Labelled images to measure the accuracy on: class folders, a flat folder and --labels, "
-        ".npz or .pt.",
+        ".npz, .pt or tar shards.",
     ),
     click.option(
         "--labels", type=click.Path(path_type=Path), help="Lines `filename,label` for a flat --eval folder."

