@@ -56,8 +56,8 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--data",
         type=click.Path(path_type=Path),
-        help="Images to calibrate on, no labels needed: a folder (of class folders or flat), .npz, .pt, or tar "
-        "shards ('train-{000..146}.tar').  "
+        help="Images to calibrate on, no labels needed: a folder (of class folders or flat), .npz, .pt, or "
+        "tar shards ('train-{000..146}.tar').  "
         "[default: the demo's own, else crops of two photographs]",
     ),
     click.option(

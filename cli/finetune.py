@@ -16,7 +16,7 @@ from cnncompress.cli.processes import processes
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
     from cnncompress.distributed import World
-    from cnncompress.finetune_job import FinetuneJob
+    from cnncompress.finetuning.job import FinetuneJob
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
 RECIPE = "finetune"
@@ -156,7 +156,7 @@ def finetune(context: click.Context, /, **given: Any) -> None:
 
 def _run(job: "FinetuneJob", given: Mapping[str, Any], world: "World") -> None:
     from cnncompress.cli.progress import Progress
-    from cnncompress.finetune_job import finetune_folder
+    from cnncompress.finetuning.job import finetune_folder
 
     quiet = given["quiet"] or not world.is_first
     # whatever a library prints must not end up between the braces
@@ -175,7 +175,7 @@ def _run(job: "FinetuneJob", given: Mapping[str, Any], world: "World") -> None:
 
 
 def _job(given: Mapping[str, Any]) -> "FinetuneJob":
-    from cnncompress.finetune_job import FinetuneJob
+    from cnncompress.finetuning.job import FinetuneJob
     from cnncompress.training.distill import Distillation
     from cnncompress.training.recipes import recipe
 
@@ -217,7 +217,7 @@ def _job(given: Mapping[str, Any]) -> "FinetuneJob":
 
 def _resumed(context: click.Context, given: Mapping[str, Any]) -> "FinetuneJob":
     """The job of the interrupted run; options that say something else are refused."""
-    from cnncompress.finetune_job import resumed_job
+    from cnncompress.finetuning.job import resumed_job
 
     job = resumed_job(given["output"] or given["folder"], network=given["network"])
     kept = job.to_json()

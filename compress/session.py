@@ -22,8 +22,8 @@ from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, OriginalOutputs, compare
 from cnncompress.events import Note, Reporter, StageDone, StageStarted, silent
 from cnncompress.factorize import factorize_, originals
-from cnncompress.finetune import Finetuned, finetune_layers
-from cnncompress.finetune_choice import trained_layers
+from cnncompress.finetuning.choice import trained_layers
+from cnncompress.finetuning.finetune import Finetuned, finetune_layers
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
 from cnncompress.gather import Context, held_out_images
 from cnncompress.image_source import ImageSource

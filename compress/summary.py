@@ -11,7 +11,7 @@ from cnncompress.collector import Collector
 from cnncompress.decompositions import Factors, make
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison
-from cnncompress.finetune import Finetuned
+from cnncompress.finetuning.finetune import Finetuned
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo
 from cnncompress.layer_timing import LayerTime

@@ -18,7 +18,7 @@ import cnncompress
 from cnncompress.cli import main
 from cnncompress.errors import OutputError
 from cnncompress.export import ExportError
-from cnncompress.finetune_job import FinetuneJob, Given, finetune_folder
+from cnncompress.finetuning.job import FinetuneJob, Given, finetune_folder
 from cnncompress.image_arrays import array_source
 from cnncompress.network import IMAGENET_MEAN, IMAGENET_STD
 from cnncompress.training.loop import Trainer
@@ -300,7 +300,7 @@ def test_interrupted_and_resumed_is_as_uninterrupted(data, out, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from cnncompress.finetune_job import FinetuneJob, finetune_folder
+from cnncompress.finetuning.job import FinetuneJob, finetune_folder
 from cnncompress.training.loop import Trainer
 from cnncompress.training.recipe import Recipe
 

@@ -10,8 +10,8 @@ from torch import nn
 from cnncompress import compress_model
 from cnncompress.errors import DataError, ModelError, NumericsError, OptionError
 from cnncompress.events import EpochDone, StageAdvanced, StageDone, StageStarted
-from cnncompress.finetune import finetune_layers, layers_above
-from cnncompress.finetune_run import Run
+from cnncompress.finetuning.finetune import finetune_layers, layers_above
+from cnncompress.finetuning.run import Run
 from cnncompress.folding import copy_sharing_weights
 from cnncompress.inspect import inspect_layers
 from cnncompress.training import Images, Recipe
@@ -179,7 +179,7 @@ def test_a_single_score_is_no_distribution(net, damaged, images, tensor_source):
 def test_a_lower_loss_that_is_less_often_right_is_not_kept(net, damaged, images, tensor_source, monkeypatch):
     # original, start, three epochs: the second has the lowest loss, but is less often right than the start
     found = iter([Verdict(0.1, 90), Verdict(1.0, 80), Verdict(0.9, 80), Verdict(0.5, 75), Verdict(0.8, 85)])
-    monkeypatch.setattr("cnncompress.finetune_run.judge", lambda *given: next(found))
+    monkeypatch.setattr("cnncompress.finetuning.run.judge", lambda *given: next(found))
     labels = net(images).argmax(1)
     _, done = tune(net, damaged, tensor_source(images, labels), epochs=3)
     assert done.accuracies == (80, 80, 75, 85)
@@ -190,7 +190,7 @@ def test_a_lower_loss_alone_does_not_recover_what_is_less_often_right(
     net, damaged, images, tensor_source, monkeypatch
 ):
     found = iter([Verdict(0.9, 70), Verdict(1.0, 80), Verdict(0.5, 75), Verdict(0.6, 78)])
-    monkeypatch.setattr("cnncompress.finetune_run.judge", lambda *given: next(found))
+    monkeypatch.setattr("cnncompress.finetuning.run.judge", lambda *given: next(found))
     model, done = tune(net, damaged, tensor_source(images, net(images).argmax(1)), epochs=2)
     assert (done.kept, done.epochs) == (0, 2)
     assert all(torch.equal(value, damaged.state_dict()[key]) for key, value in model.state_dict().items())
@@ -305,7 +305,7 @@ def test_all_layers_learn_where_no_layer_is_left_above(net, images):
 def verdicts(monkeypatch, *found):
     """Judgements of the original, the start and each epoch, whatever the networks are."""
     given = iter([Verdict(*one) for one in found])
-    monkeypatch.setattr("cnncompress.finetune_run.judge", lambda *args: next(given))
+    monkeypatch.setattr("cnncompress.finetuning.run.judge", lambda *args: next(given))
 
 
 def labels_of(net, images):

@@ -12,8 +12,8 @@ from torch import nn
 
 from cnncompress.errors import OptionError, OutputError
 from cnncompress.events import StageStarted
-from cnncompress.finetune import Keep, finetune_layers
-from cnncompress.finetune_state import read_job, temporary_of
+from cnncompress.finetuning.finetune import Keep, finetune_layers
+from cnncompress.finetuning.state import read_job, temporary_of
 from cnncompress.training import Recipe
 from cnncompress.training.augmentation import Augmentation
 from cnncompress.training.distill import Distillation
@@ -104,9 +104,11 @@ def test_a_run_that_has_ended_does_nothing_more(pair, source, tmp_path, monkeypa
 
 def test_the_state_is_kept_now_and_then(pair, source, tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr("cnncompress.finetune.write_state", lambda keep, state: written.append(state))
+    monkeypatch.setattr(
+        "cnncompress.finetuning.finetune.write_state", lambda keep, state: written.append(state)
+    )
     clock = iter(range(10_000))
-    monkeypatch.setattr("cnncompress.finetune.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("cnncompress.finetuning.finetune.time.monotonic", lambda: next(clock))
     tune(pair, source, keep=Keep(file=tmp_path / "state.pt", seconds=3))
     steps = [(state["trainer"]["epoch"], state["trainer"]["step"]) for state in written]
     assert [step for _, step in steps].count(0) == 3  # after each epoch
@@ -195,7 +197,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from cnncompress.distributed import ALONE, joined
-from cnncompress.finetune import Keep, finetune_layers
+from cnncompress.finetuning.finetune import Keep, finetune_layers
 from cnncompress.image_arrays import array_source
 from cnncompress.training import Recipe
 from cnncompress.training.distill import Distillation

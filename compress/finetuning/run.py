@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cnncompress.distributed import World
 from cnncompress.errors import NumericsError
-from cnncompress.finetune_objective import Objective
+from cnncompress.finetuning.objective import Objective
 from cnncompress.training.images import Images
 from cnncompress.training.loop import Trainer
 from cnncompress.training.losses import Verdict, judge

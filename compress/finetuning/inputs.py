@@ -15,7 +15,7 @@ from cnncompress.devices import usable_device
 from cnncompress.distributed import World
 from cnncompress.errors import CompressError, DataError, ModelError, OutputError
 from cnncompress.events import Note, Reporter
-from cnncompress.finetune_options import FinetuneJob
+from cnncompress.finetuning.options import FinetuneJob
 from cnncompress.folding import fold_batchnorms
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo, inspect_layers

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cnncompress.errors import OptionError, unknown_name
-from cnncompress.finetune_choice import WHICH
+from cnncompress.finetuning.choice import WHICH
 from cnncompress.training.distill import Distillation
 from cnncompress.training.recipe import Recipe
 from cnncompress.training.recipes import recipe

@@ -16,10 +16,10 @@ from torch import nn
 from cnncompress.distributed import ALONE, World
 from cnncompress.errors import DataError
 from cnncompress.events import EpochDone, Reporter, StageAdvanced, StageDone, StageStarted, silent
-from cnncompress.finetune_choice import layers_above, reconstructed_layers, trained_layers, with_own_weights
-from cnncompress.finetune_objective import objective_of
-from cnncompress.finetune_run import Run, Task
-from cnncompress.finetune_state import Keep, damaged, read_state, write_state
+from cnncompress.finetuning.choice import layers_above, reconstructed_layers, trained_layers, with_own_weights
+from cnncompress.finetuning.objective import objective_of
+from cnncompress.finetuning.run import Run, Task
+from cnncompress.finetuning.state import Keep, damaged, read_state, write_state
 from cnncompress.folding import copy_sharing_weights
 from cnncompress.gather import held_out_images
 from cnncompress.image_source import ImageSource

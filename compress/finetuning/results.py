@@ -11,9 +11,9 @@ from cnncompress.distributed import World
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, OriginalOutputs, compare, paired_drop
 from cnncompress.events import Reporter
-from cnncompress.finetune import Finetuned
-from cnncompress.finetune_inputs import Inputs
-from cnncompress.finetune_options import FinetuneJob
+from cnncompress.finetuning.finetune import Finetuned
+from cnncompress.finetuning.inputs import Inputs
+from cnncompress.finetuning.options import FinetuneJob
 from cnncompress.image_source import ImageSource
 from cnncompress.plan import Plan
 

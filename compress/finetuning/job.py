@@ -12,12 +12,12 @@ from cnncompress.clock import Clock
 from cnncompress.distributed import ALONE, World
 from cnncompress.errors import OptionError, OutputError
 from cnncompress.events import Reporter, silent
-from cnncompress.finetune import Finetuned, finetune_layers
-from cnncompress.finetune_choice import trained_layers
-from cnncompress.finetune_inputs import Given, Inputs, open_inputs
-from cnncompress.finetune_options import FinetuneJob, is_own_code
-from cnncompress.finetune_results import changed_plan, changed_report, measure
-from cnncompress.finetune_state import Keep, damaged, read_job, temporary_of
+from cnncompress.finetuning.choice import trained_layers
+from cnncompress.finetuning.finetune import Finetuned, finetune_layers
+from cnncompress.finetuning.inputs import Given, Inputs, open_inputs
+from cnncompress.finetuning.options import FinetuneJob, is_own_code
+from cnncompress.finetuning.results import changed_plan, changed_report, measure
+from cnncompress.finetuning.state import Keep, damaged, read_job, temporary_of
 from cnncompress.folder import STATE, check_folder
 from cnncompress.gather import held_out_images
 from cnncompress.output import write_results
