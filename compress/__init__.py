@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     )
     from cnncompress.distributed import World, joined
     from cnncompress.errors import CompressError
+    from cnncompress.finetuning.job import finetune_folder
+    from cnncompress.finetuning.options import FinetuneJob
     from cnncompress.models import load_network
     from cnncompress.network import Network, Preprocess
     from cnncompress.plan import LayerPlan, Plan
+    from cnncompress.repair import repair_network
 
 __version__ = "0.1.0"
 
@@ -54,6 +57,9 @@ _HOMES = {
     "World": "distributed",
     "joined": "distributed",
     "CompressError": "errors",
+    "FinetuneJob": "finetuning.options",
+    "finetune_folder": "finetuning.job",
+    "repair_network": "repair",
     "load_network": "models",
     "Network": "network",
     "Preprocess": "network",
@@ -69,6 +75,7 @@ __all__ = [
     "BiclusteringOuter",
     "BiclusteringSVD",
     "CompressError",
+    "FinetuneJob",
     "GSVDIn",
     "GSpatial",
     "GTucker",
@@ -92,10 +99,12 @@ __all__ = [
     "World",
     "compress",
     "compress_model",
+    "finetune_folder",
     "joined",
     "load",
     "load_network",
     "register",
+    "repair_network",
 ]
 
 

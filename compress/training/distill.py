@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress.errors import ModelError, OptionError
+from cnncompress.sampling import at_least_float32
 from cnncompress.training.images import LabelledBatch
 from cnncompress.training.losses import by_labels, distance, relative_error
 
@@ -160,4 +161,4 @@ def _relative_error(name: str, answer: Tensor, wanted: Tensor) -> Tensor:
             f"{name}: the compressed layer's output has shape {tuple(answer.shape)}, the original's "
             f"{tuple(wanted.shape)}; distil by logits"
         )
-    return relative_error(answer.to(wanted.dtype), wanted)
+    return relative_error(at_least_float32(answer), at_least_float32(wanted))

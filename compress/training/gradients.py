@@ -77,10 +77,12 @@ class Gradients:
                 "take larger batches or larger images"
             ) from None
         first, *auxiliary = output if isinstance(output, tuple) else (output,)
-        value = self._loss(first.to(batch.images.dtype), batch)
-        for other in auxiliary:
-            if other is not None:
-                value = value + AUXILIARY * self._loss(other.to(batch.images.dtype), batch)
+        # a loss may run another network, in the same precision; its own arithmetic is on wide numbers
+        with autocast(self._device, self._precision):
+            value = self._loss(first.to(batch.images.dtype), batch)
+            for other in auxiliary:
+                if other is not None:
+                    value = value + AUXILIARY * self._loss(other.to(batch.images.dtype), batch)
         return value
 
     def _mean(self, value: float) -> float:

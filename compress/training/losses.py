@@ -71,6 +71,7 @@ def distance(output: Tensor, expected: Tensor, temperature: float = 1.0) -> Tens
         Mean over the images: T² KL(expected, output) of the class distributions, or `relative_error` where
         the outputs are none.
     """
+    expected = expected.to(output.dtype)  # of a network that may have run in lower precision
     if output.ndim != 2 or output.shape[1] == 1:  # a single score has no distribution to compare
         return relative_error(output, expected)
     told, wanted = ((scores / temperature).log_softmax(1) for scores in (output, expected))
