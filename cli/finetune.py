@@ -52,7 +52,8 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
 @click.option(
     "--train",
     type=click.Path(path_type=Path),
-    help="Images to train on: class folders, or any folder, .npz or .pt where no labels are needed.  "
+    help="Images to train on: class folders, .npz, .pt or tar shards ('train-{000..146}.tar'), or any folder "
+    "where no labels are needed.  "
     "[default: the demo's own]",
 )
 @click.option(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cnncompress.cli.progress import amount
 from cnncompress.cli.tables import print_table
 from cnncompress.formats import format_number
 
@@ -49,12 +50,13 @@ def held_out_gain(report: Mapping[str, Any]) -> str:
     which = (
         f"epoch {kept} of {done['epochs']} kept" if kept else f"the start kept, {done['epochs']} epochs run"
     )
-    parts = [f"{held_out} ({which}, {done['held_out']} images, by {done['objective']})"]
+    parts = [f"{held_out} ({which}, {amount(done['held_out'], 'images')}, by {done['objective']})"]
     if measured:
         low, high = measured["ci95_paired"]
         parts.append(
             f"top-1 {measured['top1_before']:.1f} -> {measured['top1_after']:.1f} % "
-            f"({measured['gain_top1']:+.1f} points, {low:+.1f} to {high:+.1f}, {measured['n']} images)"
+            f"({measured['gain_top1']:+z.1f} points, {low:+z.1f} to {high:+z.1f}, "
+            f"{amount(measured['n'], 'images')})"
         )
     if report.get("accuracy"):
         parts.append(f"original {report['accuracy']['top1_before']:.1f} %")

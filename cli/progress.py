@@ -56,8 +56,8 @@ class Progress:
             case StageAdvanced(stage, steps) if stage in self._tasks:
                 self._counts[stage] += steps
                 self._bars.advance(self._tasks[stage], steps)
-            case EpochDone(epoch, epochs, loss, test_loss, accuracy):
-                test = f"on test images {test_loss:.4f}"
+            case EpochDone(epoch, epochs, loss, test_loss, accuracy, judged_on):
+                test = f"on {judged_on} {test_loss:.4f}"
                 right = "" if accuracy is None else f", {accuracy:.2f} % right"
                 self._line(f"epoch {epoch} of {epochs}: loss {loss:.4f}, {test}{right}")
             case LayerDone(name, _, ranks):

@@ -59,7 +59,8 @@ class LayerDone(Event):
 class EpochDone(Event):
     """One of ``epochs`` passes over the training images is done; the losses are means over the images.
 
-    ``loss`` was measured while training, ``test_loss`` and ``accuracy`` (percent) on the test images.
+    ``loss`` was measured while training, ``test_loss`` and ``accuracy`` (percent) on other images, named by
+    ``judged_on``.
     """
 
     epoch: int
@@ -67,6 +68,7 @@ class EpochDone(Event):
     loss: float
     test_loss: float
     accuracy: float | None
+    judged_on: str = "test images"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, OriginalOutputs, compare
 from cnncompress.events import Note, Reporter, StageDone, StageStarted, silent
 from cnncompress.factorize import factorize_, originals
-from cnncompress.finetuning.choice import trained_layers
+from cnncompress.finetuning.choice import reconstructed_layers, trained_layers
 from cnncompress.finetuning.finetune import Finetuned, finetune_layers
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
 from cnncompress.gather import Context, held_out_images
@@ -122,7 +122,9 @@ class Session:
         # the hardest first: what can't be reached is refused before any work
         self.outlined = outline(self.layers, replace(options, speedup=max(self._speedups)))
         if options.finetune:  # refused now rather than after the work
-            trained_layers(options.finetune, list(self.outlined.menus), self.layers)
+            chosen = trained_layers(options.finetune, list(self.outlined.menus), self.layers)
+            if options.distill == "layers":
+                reconstructed_layers(chosen, list(self.outlined.menus))
         menus = self.outlined.menus
         watched = self.outlined.observed
         self._menus: list[LayerMenu] = []

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from torch import nn
 
 import cnncompress
 from cnncompress.cli import main
+from cnncompress.data import open_source
 from cnncompress.errors import OutputError
 from cnncompress.export import ExportError
 from cnncompress.finetuning.job import FinetuneJob, Given, finetune_folder
+from cnncompress.gather import held_out_images
 from cnncompress.image_arrays import array_source
-from cnncompress.network import IMAGENET_MEAN, IMAGENET_STD
+from cnncompress.network import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from cnncompress.training.loop import Trainer
 from cnncompress.training.recipe import Recipe
 from cnncompress.training.recipes import RECIPES
@@ -213,6 +216,43 @@ def test_the_upper_layers_alone(data, out):
     refused = finetune(out, "--train", data / "bare.npz", "--layers", "upper", "--distill", "layers")
     assert refused.exit_code == 2
     assert "--layers all" in refused.stderr
+
+
+def test_a_result_that_could_not_replace_the_folder_is_refused_first(data, out, monkeypatch):
+    before = content(out)
+    inside = finetune(out, "--train", data / "train", *FAST, "-o", out / "better")
+    assert inside.exit_code == 2
+    assert "a folder beside it" in inside.stderr
+    monkeypatch.chdir(out)
+    here = finetune(".", "--train", data / "train", *FAST)
+    assert here.exit_code == 2
+    assert "from the folder above" in here.stderr
+    assert content(out) == before
+
+
+def broken(folder, how_many, *, share=0.2):
+    """Break some of the images that will judge; returns how many judge."""
+    keys = open_source(folder, preprocess=Preprocess(), seed=0).keys
+    judges = sorted(held_out_images(range(len(keys)), share=share, seed=0))
+    for place in judges[:how_many]:
+        Path(keys[place]).write_bytes(b"broken")
+    return len(judges)
+
+
+def test_images_that_judge_but_cannot_be_read(out, tmp_path):
+    write_images(tmp_path / "few", 5, 3)
+    judges = broken(tmp_path / "few", 1)
+    result = finetune(out, "--train", tmp_path / "few", *FAST)
+    assert result.exit_code == 0, result.output
+    done = report_of(out)["finetune"]
+    assert done["held_out"] == judges - 1
+    assert f"{judges - 1} images, by" in result.stdout
+    broken(tmp_path / "few", judges)
+    before = content(out)
+    refused = finetune(out, "--train", tmp_path / "few", *FAST, "--max-bad", 0.9)
+    assert refused.exit_code == 2
+    assert f"none of the {judges} images" in refused.stderr
+    assert content(out) == before
 
 
 @pytest.mark.parametrize("rate", [1e3, 1e30])

@@ -288,6 +288,12 @@ def test_wrong_options_are_refused_before_the_work(net, images):
         compress_model(net, images, finetune="upper", learning_rate=-1)
     with pytest.raises(ModelError, match="no layer is left above"):
         compress_model(net, images, finetune="upper", include_linear=True, speedup=1.2, measure=False)
+    events = []
+    with pytest.raises(OptionError, match="let all layers be trained"):
+        compress_model(
+            net, images, speedup=1.5, align=1, finetune="upper", distill="layers", report=events.append
+        )
+    assert not any(isinstance(event, StageStarted) for event in events)
 
 
 def test_all_layers_learn_where_no_layer_is_left_above(net, images):

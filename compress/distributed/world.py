@@ -4,6 +4,7 @@ All processes run the same code and must ask for the same exchanges in the same 
 for one that another has died before, it raises a `WorkerError`.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from cnncompress.errors import CompressError, WorkerError
 T = TypeVar("T")
 Item = TypeVar("Item")
 
+_WHERE = re.compile(r"^\[[^\]]*\]\s*")  # the line of torch's source that a message of gloo begins with
 _SENT = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8)
 
 
@@ -274,7 +276,8 @@ def _linked() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # also dist.DistError and its kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[-1][:200]
+        reason = (str(error).splitlines() or [type(error).__name__])[-1]
+        reason = _WHERE.sub("", reason).split(". ")[0][:200]
         raise WorkerError(
             f"another process of this run has died or can't be reached ({reason}); its own message says why; "
             "start the run again, with --resume where a state was kept"

@@ -182,8 +182,8 @@ def finetune_layers(
         seconds=tuple(run.seconds),
         target=run.target.loss if run.target is not None else None,
         target_accuracy=run.target.accuracy if run.target is not None else None,
-        images=len(parts.fitted),
-        held_out=len(parts.held_out),
+        images=parts.fitted.known_readable,
+        held_out=parts.held_out.known_readable,
         note=note,
         recipe=recipe,
         distill=distill,
@@ -218,7 +218,8 @@ def _run_epochs(run: Run, epochs: int, keep: Keep | None, world: World, report: 
         if run.run_epoch(keep_now_and_then):
             report(StageAdvanced(_STAGE))
             last = run.found[-1]
-            report(EpochDone(len(run.losses), epochs, run.losses[-1], last.loss, last.accuracy))
+            done = (len(run.losses), epochs, run.losses[-1], last.loss, last.accuracy)
+            report(EpochDone(*done, judged_on="held-out images"))
             if keep is not None:
                 world.first(_writing(keep, run))
                 written = time.monotonic()

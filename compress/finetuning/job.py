@@ -157,6 +157,16 @@ def _prepare(job: FinetuneJob, *, resume: bool) -> None:
             "--overwrite"
         )
     in_place = job.target == job.folder
+    if in_place and job.target == Path.cwd():
+        raise OutputError(
+            f"{job.folder}: is the working folder, which can't be replaced as a whole; run this from the "
+            "folder above it, or give another folder for the result (-o)"
+        )
+    if job.folder in job.target.parents:  # it could not be replaced as a whole any more
+        raise OutputError(
+            f"{job.target}: lies in the folder that is fine-tuned, which holds results and nothing else; "
+            "choose a folder beside it"
+        )
     Plan.read(job.folder / "plan.json")  # whatever else there may be, it is not ours
     check_folder(job.target, overwrite=in_place or resume or job.overwrite)
     try:

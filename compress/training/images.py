@@ -59,6 +59,11 @@ class Images:
     def __len__(self) -> int:
         return len(self._chosen)
 
+    @property
+    def known_readable(self) -> int:
+        """How many of them aren't known to be bad."""
+        return len(set(self._chosen).intersection(readable(self._source)))
+
     def batches(self, size: int, world: World = ALONE) -> Iterator[LabelledBatch]:
         """The images in batches, in the order of the list; every n-th batch of n processes.
 
@@ -125,6 +130,21 @@ class Images:
         """
         if not world.is_alone:
             Shard(self._source, world).settle()
+
+    def check_any(self, count: int) -> None:
+        """Refuse a pass that read nothing, in all processes alike.
+
+        Args:
+            count: images of the pass that could be used, those of all processes.
+
+        Raises:
+            DataError: there are none.
+        """
+        if not count:
+            raise DataError(
+                f"none of the {len(self)} images drawn for this from {self._source.description} can be used; "
+                "remove those that can't be read, or give more"
+            )
 
     def _check_labels(self, batch: Batch) -> None:
         if batch.labels is None or self._classes is None:

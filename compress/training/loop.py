@@ -98,6 +98,7 @@ class Trainer:
                 self.step = step.number + 1
                 stepped()
         self._images.settle(self._world)
+        self._images.check_any(self._seen)
         mean = self._total / self._seen
         self._begin(self.epoch + 1)
         return mean

@@ -163,6 +163,7 @@ def judge(model: nn.Module, images: Images, loss: Loss, batch_size: int, world: 
     images.settle(world)
     parts = world.gather((losses, right, labelled, seen))
     count = sum(part[3] for part in parts)
+    images.check_any(count)
     # exact whatever the order, so that all processes and any number of them agree
     total = _sum([value for part in parts for value in part[0]])
     known = any(part[2] for part in parts)
