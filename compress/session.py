@@ -16,7 +16,7 @@ from cnncompress.data import check_disjoint
 from cnncompress.decompositions import Factors, make
 from cnncompress.default_data import default_data
 from cnncompress.devices import usable_device
-from cnncompress.distributed import ALONE, World, sharded
+from cnncompress.distributed import ALONE, World, require_same, sharded
 from cnncompress.effective_kernel import filters_of
 from cnncompress.environment import environment
 from cnncompress.evaluate import Comparison, OriginalOutputs, compare
@@ -102,6 +102,7 @@ class Session:
                 calibration, default_evaluation, note = default_data(network, options.images, options.seed)
             evaluation = evaluation or default_evaluation
             network = replace(network, notes=(*network.notes, *note))
+        require_same((calibration, evaluation, training), world)
         if evaluation is not None:
             check_disjoint(calibration, evaluation)
             if training is not None:

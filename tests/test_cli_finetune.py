@@ -508,6 +508,18 @@ def test_labels_train_though_the_original_is_gone(data, tmp_path):
     assert report_of(out)["finetune"]["resumed"] == [1]
 
 
+def test_a_factory_whose_weights_were_a_file_teaches_only_with_them(data, compressed, out):
+    written = report_of(out)
+    written["weights"] = "checkpoint trained.safetensors"
+    (out / "report.json").write_text(json.dumps(written))
+    refused = finetune(out, "--train", data / "bare.npz", *FAST, "--distill")
+    assert refused.exit_code == 2
+    assert "--checkpoint FILE" in refused.stderr
+    file = compressed.parent / "trained.safetensors"
+    taught = finetune(out, "--train", data / "bare.npz", *FAST, "--distill", "--checkpoint", file)
+    assert taught.exit_code == 0, taught.output
+
+
 def test_help_names_all_recipes():
     shown = run("finetune", "--help").stdout
     assert all(name in shown for name in RECIPES)

@@ -183,11 +183,15 @@ def test_a_full_disk_leaves_the_state_before(pair, source, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save)
-        with pytest.raises(OutputError, match=r"state\.pt: can't be written \(PytorchStreamWriter.*--resume"):
+        with pytest.raises(OutputError, match=r"can't be written \(not all of it found room.*--resume"):
             tune(pair, source, keep=Keep(file=file, seconds=0))
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
     model, _ = tune(pair, source, keep=Keep(file=file), resume=True)
     assert same(model, expected)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(OutputError, match="no state was kept"):
+            tune(pair, source, keep=Keep(file=tmp_path / "other.pt", seconds=0))
 
 
 SPREAD = """

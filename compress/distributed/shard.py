@@ -1,8 +1,9 @@
 """The part of an image source that one process reads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from cnncompress.distributed.world import World
+from cnncompress.errors import DataError
 from cnncompress.image_source import BadImage, Batch, FindsBad, ImageSource, check_batch_size
 
 
@@ -88,6 +89,30 @@ def sharded(source: ImageSource, world: World) -> ImageSource:
         A `Shard`, or the source itself where there is one process.
     """
     return source if world.is_alone else Shard(source, world)
+
+
+def require_same(sources: Iterable[ImageSource | None], world: World) -> None:
+    """Refuse images that aren't the same in all processes: each would read its part of another list.
+
+    Args:
+        sources: in the same order in all processes; None counts as a source without images.
+        world: the processes.
+
+    Raises:
+        DataError: a process has other images, in all processes.
+    """
+    if world.is_alone:
+        return
+    own = list(sources)
+    hashes = world.gather([None if source is None else source.hash for source in own])
+    for place, source in enumerate(own):
+        others = [rank for rank, found in enumerate(hashes) if found[place] != hashes[0][place]]
+        if others:
+            shown = "images" if source is None else source.description
+            raise DataError(
+                f"{shown}: process {others[0]} was given other images than the first one; all processes must "
+                "get the same ones in the same order, so seed what is random and copy folders whole"
+            )
 
 
 def settle(source: ImageSource) -> None:

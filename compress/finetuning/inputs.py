@@ -168,7 +168,10 @@ def _loaded(job: FinetuneJob, plan: Plan, weights: str, report: Reporter) -> Net
         report=report,
     )
     if weights and network.weights != weights:
-        if not (job.checkpoint or job.weights != "default" or job.network):
+        # own code is named in any case, which says nothing of a file that its weights were read from
+        loaded = plan.source.get("kind") == "factory" and weights.startswith(("checkpoint ", "random "))
+        chosen = job.checkpoint or job.weights != "default" or (job.network and not loaded)
+        if not chosen:
             raise ModelError(
                 f"{job.folder} was compressed from other weights ({weights}) than {plan.network} has by "
                 f"itself ({network.weights}); give them with --checkpoint FILE or --weights NAME"

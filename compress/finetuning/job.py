@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from cnncompress.clock import Clock
-from cnncompress.distributed import ALONE, World
+from cnncompress.distributed import ALONE, World, require_same
 from cnncompress.errors import OptionError, OutputError
 from cnncompress.events import Reporter, silent
 from cnncompress.finetuning.choice import trained_layers
@@ -82,6 +82,7 @@ def finetune_folder(
     world.first(lambda: _prepare(job, resume=resume))
     try:
         inputs = open_inputs(job, given, world, clock)
+        require_same((inputs.training, inputs.evaluation), world)
         judges = held_out_images(readable(inputs.training), share=job.holdout, seed=job.recipe.seed)
         tuned, done = finetune_layers(
             inputs.original,

@@ -50,10 +50,10 @@ def write_state(keep: Keep, state: Mapping[str, Any]) -> None:
     try:
         torch.save({"schema": SCHEMA, **parts}, temporary)
         temporary.replace(keep.file)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        raise OutputError(
-            f"{keep.file}: can't be written ({_reason(error)}); free space there, then go on with --resume"
-        ) from None
+    except OSError as error:
+        raise OutputError(_cannot_write(keep.file, _reason(error))) from None
+    except RuntimeError:  # torch's word for a full disk, which tells the user nothing
+        raise OutputError(_cannot_write(keep.file, "not all of it found room")) from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -92,7 +92,7 @@ def read_state(keep: Keep) -> dict[str, Any]:
     if changed:
         raise OptionError(
             f"{keep.file}: that run was started with other settings ({'; '.join(changed[:_SHOWN])}); bring "
-            "back what has changed, or start again without --resume"
+            "back what has changed, or start again with --overwrite instead of --resume"
         )
     return dict(content["state"])
 
@@ -107,7 +107,9 @@ def damaged(file: Path, error: Exception) -> OutputError:
     Returns:
         The error.
     """
-    return OutputError(f"{file}: is damaged ({_reason(error)}); start again without --resume")
+    return OutputError(
+        f"{file}: is damaged ({_reason(error)}); start again with --overwrite instead of --resume"
+    )
 
 
 def temporary_of(file: Path) -> Path:
@@ -151,10 +153,17 @@ def _content(file: Path) -> dict[str, Any]:
         schema = content["schema"]
         parts = {key: content[key] for key in ("settings", "job", "state")}
     except _UNREADABLE as error:
-        raise OutputError(f"{file}: can't be read ({_reason(error)}); start again without --resume") from None
+        # torch's reasons are about bytes of its format
+        reason = (
+            _reason(error) if isinstance(error, OSError) else "it is cut off, or no state of a fine-tuning"
+        )
+        raise OutputError(
+            f"{file}: can't be read ({reason}); start again with --overwrite instead of --resume"
+        ) from None
     if schema != SCHEMA or not all(isinstance(part, dict) for part in parts.values()):
         raise OutputError(
-            f"{file}: is of schema {schema}, this version reads {SCHEMA}; start again without --resume"
+            f"{file}: is of schema {schema}, this version reads {SCHEMA}; start again with --overwrite "
+            "instead of --resume"
         )
     return parts
 
@@ -162,6 +171,11 @@ def _content(file: Path) -> dict[str, Any]:
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As JSON brings it back."""
     return dict(json.loads(json.dumps(values)))
+
+
+def _cannot_write(file: Path, reason: str) -> str:
+    then = "go on with --resume" if file.exists() else "start again, no state was kept yet"
+    return f"{file}: can't be written ({reason}); free space there, then {then}"
 
 
 def _reason(error: Exception) -> str:

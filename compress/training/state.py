@@ -42,8 +42,10 @@ def write_state(
     try:
         torch.save(state, temporary)
         temporary.replace(file)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, RuntimeError):  # torch's word for a full disk, which tells the user nothing
+            reason = "not all of it found room"
         raise OutputError(f"{file}: can't be written ({reason}); free space there") from None
     finally:
         with suppress(OSError):

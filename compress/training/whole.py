@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cnncompress.distributed import ALONE, World
+from cnncompress.distributed import ALONE, World, require_same
 from cnncompress.errors import ModelError, NumericsError
 from cnncompress.events import EpochDone, Reporter, StageAdvanced, StageDone, StageStarted, silent
 from cnncompress.image_source import ImageSource
@@ -98,6 +98,7 @@ def train_network(
     """  # noqa: DOC502  # most are raised by what is called
     begun = time.perf_counter()
     report = report if world.is_first else silent
+    require_same((training, test), world)
     ready = _prepare(network, training, test, recipe, device or torch.device("cpu"), world)
     model, trainer = ready.model, ready.trainer
     settings = _settings(network, training, test, recipe)

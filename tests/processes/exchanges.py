@@ -3,7 +3,7 @@
 import torch
 
 from cnncompress import World, joined
-from cnncompress.distributed import Shard
+from cnncompress.distributed import Shard, require_same
 from cnncompress.distributed.sums import add_up
 from cnncompress.errors import DataError, RankError
 from cnncompress.image_source import Batch
@@ -30,6 +30,19 @@ class Numbers:
             if any(number == 5 for number in order):
                 self.bad = (("5", "broken"),)
             yield Batch(part[:, None, None, None].double(), part, None)
+
+
+def other_images(world: World) -> None:
+    require_same([Numbers(), None], world)
+    other = Numbers()
+    other.hash = str(world.rank)
+    for different in ([Numbers(), other], [other if world.rank else None]):
+        try:
+            require_same(different, world)
+        except DataError as error:
+            assert "process 1 was given other images" in str(error)
+        else:
+            raise AssertionError("other images in one process are an error in all")
 
 
 def main(world: World) -> None:
@@ -98,5 +111,6 @@ def main(world: World) -> None:
 if __name__ == "__main__":
     with joined() as world:
         main(world)
+        other_images(world)
         if world.is_first:
             print("all exchanges agree")
