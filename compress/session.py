@@ -1,8 +1,8 @@
 """One network with its calibration, from which any number of compressed networks is made."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import nn
 
 from cnncompress.absorption import absorb_orders
 from cnncompress.arrays import choose_backend
-from cnncompress.calibration import Calibration, calibrate
+from cnncompress.calibration import calibrate
 from cnncompress.clock import Clock
 from cnncompress.data import check_disjoint
 from cnncompress.decompositions import Factors, make
@@ -23,47 +23,26 @@ from cnncompress.evaluate import Comparison, OriginalOutputs, compare
 from cnncompress.events import Note, Reporter, StageDone, StageStarted, silent
 from cnncompress.factorize import factorize_, originals
 from cnncompress.finetuning.choice import reconstructed_layers, trained_layers
-from cnncompress.finetuning.finetune import Finetuned, finetune_layers
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
 from cnncompress.gather import Context, held_out_images
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo, inspect_layers
-from cnncompress.layer_timing import LayerTime
 from cnncompress.measure import Latency, latencies
 from cnncompress.memory_layout import CONTIGUOUS_NOTE, faster_layout
 from cnncompress.network import Network
 from cnncompress.options import KNAPSACK, Options
 from cnncompress.plan import LayerPlan, Plan
-from cnncompress.planner.counted import budget_of, plan_counted
-from cnncompress.planner.judge import Judge, unjudged
+from cnncompress.planner.counted import budget_of
+from cnncompress.planner.judge import unjudged
 from cnncompress.planner.menus import LayerMenu
-from cnncompress.planner.planned import Planned
 from cnncompress.planner.selection import spend
-from cnncompress.planner.timed import plan_latency
 from cnncompress.planning import outline
 from cnncompress.prefix import Prefix
-from cnncompress.repair import Repaired, repair_network
+from cnncompress.recovery import Recovery
 from cnncompress.result import Result
+from cnncompress.settling import Settled, Settler
 from cnncompress.summary import summarize
-from cnncompress.training.distill import Distillation
-from cnncompress.training.parts import in_parts
 from cnncompress.variants import VARIANTS, compare_variants
-from cnncompress.worthwhile import plan_worthwhile
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What is to be done with every layer.
-
-    Attributes:
-        plans: in the order of execution.
-        times: of the replacements that were timed alone, by the layer's name.
-        planner: how the budget was spent, for the report; None for rules that don't tell.
-    """
-
-    plans: list[LayerPlan]
-    times: Mapping[str, LayerTime]
-    planner: dict[str, Any] | None = None
 
 
 class Session:
@@ -128,14 +107,14 @@ class Session:
                 reconstructed_layers(chosen, list(self.outlined.menus))
         menus = self.outlined.menus
         watched = self.outlined.observed
-        self._menus: list[LayerMenu] = []
+        candidates: list[LayerMenu] = []
         if options.ranks == KNAPSACK:
             watched = tuple(layer for layer in self.layers if layer.name in menus)
-            self._menus = unjudged(self.outlined, options)
+            candidates = unjudged(self.outlined, options)
             if options.budget != "latency":
                 hardest = replace(options, speedup=max(self._speedups))
-                spend(self._menus, budget_of(self.outlined, hardest))
-        self._known: Calibration = calibrate(
+                spend(candidates, budget_of(self.outlined, hardest))
+        known = calibrate(
             self.original,
             watched,
             menus,
@@ -145,8 +124,18 @@ class Session:
             again=len(self._speedups) > 1,
             world=world,
         )
-        self._weights = originals(self.original, list(menus))
-        self._unjudged = True
+        self._settler = Settler(
+            network,
+            self.original,
+            self.outlined,
+            candidates,
+            weights=originals(self.original, list(menus)),
+            known=known,
+            source=calibration,
+            options=options,
+            world=world,
+        )
+        self._known = replace(known, patches=None)  # the settler alone needs them, for a while
         self._answers = OriginalOutputs(self.original, network.features, memory=options.memory)
         self._shared, self._report = clock, report
 
@@ -161,7 +150,7 @@ class Session:
         """
         options = options or self.options
         network, clock = self.network, Clock(self._report)
-        settled = self.settle(options, clock)
+        settled = self._settler.settle(options, clock)
         plans = settled.plans
         compressed = copy_sharing_weights(self.original)
         prefix = self._prefix(compressed, options)
@@ -175,10 +164,18 @@ class Session:
         )
         factors = _factorize(compressed, self.layers, plans, context, clock)
         pictures = _first_filters(self.original, compressed, self.layers, plans)
-        compressed, repaired = self._repaired(compressed, plans, options, clock)
+        recovery = Recovery(
+            original=self.original,
+            layers=self.layers,
+            replaced=[plan.name for plan in plans if plan.method != "none"],
+            options=options,
+            world=self._world,
+            report=clock,
+        )
+        compressed, repaired = recovery.repaired(compressed, self._source)
         absorbed = absorb_orders(compressed, pinned=network.features)
         untrained = self._compare(compressed, options, clock) if options.finetune else None
-        compressed, finetuned = self._finetuned(compressed, plans, options, clock)
+        compressed, finetuned = recovery.finetuned(compressed, self._training, network.input_size)
         alone = self._compare_variants(plans, context, options, clock)
         comparison = self._compare(compressed, options, clock)
         timed = self._timed(compressed, options, clock)
@@ -237,79 +234,7 @@ class Session:
         Returns:
             What is to be done.
         """
-        pinned = self.network.features
-        # what the clock says differs between processes: one decides
-        if options.ranks != KNAPSACK:
-            weights = {name: weight for name, (weight, _) in self._weights.items()}
-            plans, times = self._world.first(
-                lambda: plan_worthwhile(
-                    self.outlined,
-                    weights,
-                    self._known.statistics,
-                    self.original,
-                    options,
-                    report,
-                    pinned=pinned,
-                )
-            )
-            return Settled(plans, times)
-        menus = self._judged(report)
-        if options.method != self.options.method:
-            menus = [menu.among(options.method_names) for menu in menus]
-        return self._world.first(lambda: self._spent(menus, options, report))
-
-    def _repaired(
-        self, compressed: nn.Module, plans: Sequence[LayerPlan], options: Options, report: Reporter
-    ) -> tuple[nn.Module, Repaired | None]:
-        """Mend what was replaced in closed form, if that is wanted."""
-        if not options.repairs:
-            return compressed, None
-        return repair_network(
-            self.original,
-            compressed,
-            self.layers,
-            _replaced(plans),
-            sharded(self._source, self._world),
-            holdout=options.holdout,
-            seed=options.seed,
-            batch_size=options.batch_size,
-            memory=options.memory,
-            world=self._world,
-            report=report,
-        )
-
-    def _finetuned(
-        self, compressed: nn.Module, plans: Sequence[LayerPlan], options: Options, report: Reporter
-    ) -> tuple[nn.Module, Finetuned | None]:
-        """Train the layers above the compressed ones or all of them, if the user wants it."""
-        if not options.finetune:
-            return compressed, None
-        replaced = _replaced(plans)
-        return finetune_layers(
-            self.original,
-            compressed,
-            chosen=trained_layers(options.finetune, replaced, self.layers),
-            source=self._training,
-            recipe=in_parts(options.finetuning(), self.network.input_size),
-            holdout=options.holdout,
-            distill=Distillation(kind=options.distill) if options.distill else None,
-            replaced=replaced,
-            world=self._world,
-            report=report,
-        )
-
-    def _spent(self, menus: Sequence[LayerMenu], options: Options, report: Reporter) -> Settled:
-        """Spend the budget on the menus."""
-        pinned = self.network.features
-        planned: Planned
-        if options.budget == "latency":
-            planned = plan_latency(
-                self.outlined, menus, self.original, self.network.input_size, options, report, pinned=pinned
-            )
-        else:
-            planned = plan_counted(self.outlined, menus, self.original, options, report, pinned=pinned)
-        record = planned.to_json(options.speedup) | {"distortion": options.distortion}
-        return Settled(planned.plans, planned.times, record)
+        return self._settler.settle(options, report)
 
     def _prefix(self, model: nn.Module, options: Options) -> Prefix:
         return Prefix(
@@ -319,22 +244,6 @@ class Session:
             memory=options.memory,
             processes=self._world.size,
         )
-
-    def _judged(self, clock: Reporter) -> list[LayerMenu]:
-        if self._unjudged:
-            judge = Judge(
-                self._menus,
-                self.original,
-                self._weights,
-                self._known,
-                self._source,
-                self.options,
-                clock,
-                world=self._world,
-            )
-            self._menus, self._unjudged = judge.menus(), False
-            self._known = replace(self._known, patches=None)  # make room
-        return self._menus
 
     def _compare(self, compressed: nn.Module, options: Options, report: Reporter) -> Comparison:
         """On the evaluation images, or on those calibration images that were not fitted."""
@@ -403,10 +312,6 @@ def _factorize(
     factors = factorize_(compressed, layers, plans, context, report)
     report(StageDone(stage, time.perf_counter() - begun))
     return factors
-
-
-def _replaced(plans: Sequence[LayerPlan]) -> list[str]:
-    return [planned.name for planned in plans if planned.method != "none"]
 
 
 def _first_filters(
