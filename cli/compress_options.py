@@ -224,7 +224,7 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         "--recipe",
         default="finetune",
         show_default=True,
-        help="Of fine-tuning: finetune, distill, short, sic or nin.",
+        help="Of fine-tuning: finetune, recover, short, sic or nin.",
     ),
     click.option(
         "--distill",

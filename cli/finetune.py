@@ -62,7 +62,7 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
     type=click.Path(path_type=Path),
     help="Labelled images for the accuracies before and after.  [default: the demo's own, else none]",
 )
-@click.option("--recipe", default=RECIPE, show_default=True, help="finetune, distill, short, sic or nin.")
+@click.option("--recipe", default=RECIPE, show_default=True, help="finetune, recover, short, sic or nin.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images.  [default: the recipe's]")
 @click.option("--lr", type=float, help="Highest learning rate.  [default: the recipe's]")
 @click.option("--batch-size", type=click.IntRange(1), help="Images of one step.  [default: the recipe's]")

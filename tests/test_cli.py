@@ -243,7 +243,7 @@ def test_shorthands_of_method_options_arrive(calls: Calls) -> None:
         (("--repair",), {"repair": True}),
         (("--finetune", "2", "--distill", "--quiet"), {"finetune": "all", "epochs": 2, "distill": "logits"}),
         (("--finetune", "2", "--distill", "layers"), {"finetune": "all", "epochs": 2, "distill": "layers"}),
-        (("--finetune", "upper", "--recipe", "distill"), {"finetune": "upper", "recipe": "distill"}),
+        (("--finetune", "upper", "--recipe", "recover"), {"finetune": "upper", "recipe": "recover"}),
     ],
 )
 def test_ways_to_recover_accuracy_arrive(

@@ -64,7 +64,7 @@ RECIPES = {
         "Ioannou et al., Deep Roots, section 4.1: 4-pixel padded crops and flips of 32 x 32 images, no "
         "dropout, 'as in' He et al., Deep Residual Learning, whose section 4.2 has the other values",
     ),
-    "distill": NamedRecipe(
+    "recover": NamedRecipe(
         Recipe(
             epochs=1,
             learning_rate=1e-3,
