@@ -34,6 +34,7 @@ _KEPT: Mapping[str, tuple[str, ...]] = {
     "seed": ("recipe", "seed"),
     "distill": ("distill", "kind"),
     "temperature": ("distill", "temperature"),
+    "label_share": ("distill", "labels"),
     "layers": ("layers",),
     "holdout": ("holdout",),
     "images": ("images",),
@@ -74,7 +75,12 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
     help="Learn from the original network: from its outputs, from those of its layers too, or each layer by "
     "itself. Alone it means logits; labels then only judge.",
 )
-@click.option("--temperature", type=float, help="That --distill divides class scores by.  [default: 1]")
+@click.option("--temperature", type=float, help="That --distill divides class scores by.  [default: 4]")
+@click.option(
+    "--label-share",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Of the labels in what --distill learns from.  [default: 0]",
+)
 @click.option(
     "--layers",
     type=click.Choice(["all", "upper"]),
@@ -180,12 +186,12 @@ def _job(given: Mapping[str, Any]) -> "FinetuneJob":
     from cnncompress.training.distill import Distillation
     from cnncompress.training.recipes import recipe
 
-    if given["temperature"] is not None and given["distill"] is None:
-        raise click.UsageError("--temperature is that of --distill; add it")
-    distill = None
-    if given["distill"] is not None:
-        temperature = {} if given["temperature"] is None else {"temperature": given["temperature"]}
-        distill = Distillation(kind=given["distill"], **temperature)
+    mixed = {"temperature": given["temperature"], "labels": given["label_share"]}
+    mixed = {name: value for name, value in mixed.items() if value is not None}
+    if mixed and given["distill"] is None:
+        flag = "temperature" if "temperature" in mixed else "label-share"
+        raise click.UsageError(f"--{flag} is that of --distill; add it")
+    distill = None if given["distill"] is None else Distillation(kind=given["distill"], **mixed)
     chosen = recipe(
         given["recipe"],
         epochs=given["epochs"],

@@ -27,13 +27,14 @@ class Distillation:
         kind: ``"logits"``: the original's outputs; ``"features"``: also the outputs of its replaced layers;
             ``"layers"``: each replaced layer's outputs alone, given what reaches it, so that no layer learns
             for another one.
-        temperature: that class scores are divided by (https://arxiv.org/abs/1503.02531).
+        temperature: that class scores are divided by (https://arxiv.org/abs/1503.02531). At 4 VGG-16 on
+            CIFAR-10, 4x compressed, learned more in an epoch than at 1, by the divergence at 1 too.
         labels: share of the labels' cross-entropy in the loss of the outputs; 0 needs no labels.
         features: what the layers' mean relative error counts beside the loss of the outputs.
     """
 
     kind: Literal["logits", "features", "layers"] = "logits"
-    temperature: float = 1.0
+    temperature: float = 4.0
     labels: float = 0.0
     features: float = 1.0
 
