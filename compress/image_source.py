@@ -108,6 +108,40 @@ class Texts(Sequence[str]):
         return self._text(self._positions[index])
 
 
+class View:
+    """A source looked at in another way: the same list, which `batches` of a subclass reads.
+
+    Args:
+        source: the list.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def hash(self) -> str:
+        """That of the source."""
+        return self._source.hash
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every image has a class number."""
+        return self._source.has_labels
+
+    @property
+    def description(self) -> str:
+        """What this is, one line for the report."""
+        return self._source.description
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """What identifies each image."""
+        return self._source.keys
+
+
 class BadImages:
     """Counts unreadable images and stops the run when they are too many."""
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from cnncompress.image_source import BadImage, Batch, FindsBad, ImageSource
+from cnncompress.image_source import BadImage, Batch, FindsBad, ImageSource, View
 
 
-class Watched:
+class Watched(View):
     """An image source that counts its images and the seconds that are spent waiting for them.
 
     Only the time inside the source counts, not what its reader does with a batch before it asks for the next
@@ -22,32 +22,10 @@ class Watched:
     """
 
     def __init__(self, source: ImageSource, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._source, self._clock = source, clock
+        super().__init__(source)
+        self._clock = clock
         self._noted: dict[str, BadImage] = {}
         self.images, self.waited = 0, 0.0
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    @property
-    def hash(self) -> str:
-        """That of the source."""
-        return self._source.hash
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether every image has a class number."""
-        return self._source.has_labels
-
-    @property
-    def description(self) -> str:
-        """What this is, one line for the report."""
-        return self._source.description
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """What identifies each image."""
-        return self._source.keys
 
     @property
     def bad(self) -> tuple[BadImage, ...]:

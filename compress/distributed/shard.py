@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cnncompress.distributed.world import World
 from cnncompress.errors import DataError
-from cnncompress.image_source import BadImage, Batch, FindsBad, ImageSource, check_batch_size
+from cnncompress.image_source import BadImage, Batch, FindsBad, ImageSource, View, check_batch_size
 
 
-class Shard:
+class Shard(View):
     """Every n-th batch of a source, of n processes; as a list it is still the whole source.
 
     Whole batches rather than single images are dealt out, so that each process computes to the bit what one
@@ -19,31 +19,9 @@ class Shard:
     """
 
     def __init__(self, source: ImageSource, world: World) -> None:
-        self._source, self._world = source, world
+        super().__init__(source)
+        self._world = world
         self._bad = source.bad
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    @property
-    def hash(self) -> str:
-        """That of the whole source."""
-        return self._source.hash
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether every image has a class number."""
-        return self._source.has_labels
-
-    @property
-    def description(self) -> str:
-        """What this is, one line for the report."""
-        return self._source.description
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """Those of the whole source."""
-        return self._source.keys
 
     @property
     def bad(self) -> tuple[BadImage, ...]:
