@@ -67,8 +67,8 @@ RECIPES = {
     "recover": NamedRecipe(
         Recipe(
             epochs=1,
-            learning_rate=2e-3,
-            batch_size=128,
+            learning_rate=3e-3,
+            batch_size=64,
             weight_decay=0.0,
             schedule="cosine",
             warmup=0.05,
