@@ -171,9 +171,8 @@ def _check(given: dict[str, Any]) -> None:
 
 def _check_finetuning(given: dict[str, Any]) -> None:
     if given["finetune"] is None:
-        flags = ("train", "epochs", "lr", "distill")
+        flags = ("train", "epochs", "lr", "distill", "recipe")
         unused = [flag for flag in flags if given[flag] is not None]
-        unused += ["recipe"] if given["recipe"] != "finetune" else []
         if unused:
             raise click.UsageError(f"--{unused[0]} needs --finetune EPOCHS, all or upper")
     elif given["finetune"][1] is not None and given["epochs"] is not None:
@@ -270,7 +269,7 @@ def _prepared(
         seed=given["seed"],
         repair=given["repair"],
         finetune=layers,
-        recipe=given["recipe"],
+        recipe=given["recipe"] or "",
         epochs=given["epochs"] if epochs is None else epochs,
         learning_rate=given["lr"],
         distill=given["distill"] or "",

@@ -222,9 +222,8 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--recipe",
-        default="finetune",
-        show_default=True,
-        help="Of fine-tuning: finetune, recover, short, sic or nin.",
+        help="Of fine-tuning: finetune, recover, upper, short, sic or nin.  [default: finetune; upper with "
+        "--finetune upper]",
     ),
     click.option(
         "--distill",

@@ -11,7 +11,6 @@ import click
 from click.core import ParameterSource
 
 from cnncompress.cli import values
-from cnncompress.cli.finetune_words import held_out_gain, print_epochs
 from cnncompress.cli.processes import processes
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
@@ -19,7 +18,6 @@ if TYPE_CHECKING:  # torch takes seconds, --help shall not
     from cnncompress.finetuning.job import FinetuneJob
 
 INTERRUPTED = 130  # what shells report after Ctrl-C
-RECIPE = "finetune"
 
 # where a resumed run keeps what an option says
 _KEPT: Mapping[str, tuple[str, ...]] = {
@@ -63,7 +61,10 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
     type=click.Path(path_type=Path),
     help="Labelled images for the accuracies before and after.  [default: the demo's own, else none]",
 )
-@click.option("--recipe", default=RECIPE, show_default=True, help="finetune, recover, short, sic or nin.")
+@click.option(
+    "--recipe",
+    help="finetune, recover, upper, short, sic or nin.  [default: finetune; upper with --layers upper]",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images.  [default: the recipe's]")
 @click.option("--lr", type=float, help="Highest learning rate.  [default: the recipe's]")
 @click.option("--batch-size", type=click.IntRange(1), help="Images of one step.  [default: the recipe's]")
@@ -162,6 +163,7 @@ def finetune(context: click.Context, /, **given: Any) -> None:
 
 
 def _run(job: "FinetuneJob", given: Mapping[str, Any], world: "World") -> None:
+    from cnncompress.cli.finetune_words import held_out_gain, print_epochs
     from cnncompress.cli.progress import Progress
     from cnncompress.finetuning.job import finetune_folder
 
@@ -184,7 +186,7 @@ def _run(job: "FinetuneJob", given: Mapping[str, Any], world: "World") -> None:
 def _job(given: Mapping[str, Any]) -> "FinetuneJob":
     from cnncompress.finetuning.job import FinetuneJob
     from cnncompress.training.distill import Distillation
-    from cnncompress.training.recipes import recipe
+    from cnncompress.training.recipes import recipe, usual_recipe
 
     mixed = {"temperature": given["temperature"], "labels": given["label_share"]}
     mixed = {name: value for name, value in mixed.items() if value is not None}
@@ -193,7 +195,7 @@ def _job(given: Mapping[str, Any]) -> "FinetuneJob":
         raise click.UsageError(f"--{flag} is that of --distill; add it")
     distill = None if given["distill"] is None else Distillation(kind=given["distill"], **mixed)
     chosen = recipe(
-        given["recipe"],
+        given["recipe"] or usual_recipe(given["layers"]),
         epochs=given["epochs"],
         learning_rate=given["lr"],
         batch_size=given["batch_size"],

@@ -30,7 +30,9 @@ INTERRUPTED = 130  # what shells report after Ctrl-C
 @click.option(
     "--eval", "evaluation", type=click.Path(path_type=Path), help="Folder with test images in class folders."
 )
-@click.option("--recipe", default="short", show_default=True, help="short, sic, nin, recover or finetune.")
+@click.option(
+    "--recipe", default="short", show_default=True, help="short, sic, nin, recover, upper or finetune."
+)
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path),

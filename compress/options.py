@@ -12,7 +12,7 @@ from cnncompress.ranks import RULES
 from cnncompress.runtimes import check_runtime
 from cnncompress.training.distill import Distillation
 from cnncompress.training.recipe import Recipe
-from cnncompress.training.recipes import recipe
+from cnncompress.training.recipes import recipe, usual_recipe
 
 DEFAULT_METHOD = "gsvd3d"
 
@@ -77,7 +77,8 @@ class Options:
             fine-tuned.
         finetune: ``"upper"`` trains the layers above the compressed ones, ``"all"`` these too; empty for
             nothing.
-        recipe: of fine-tuning, a name of `cnncompress.training.recipes.RECIPES`.
+        recipe: of fine-tuning, a name of `cnncompress.training.recipes.RECIPES`; empty for the usual one of
+            the layers that are trained.
         epochs: of fine-tuning, at most; None for the recipe's.
         learning_rate: of fine-tuning; None for the recipe's.
         distill: learn from the original network: ``"logits"``, ``"features"`` or ``"layers"``, see
@@ -115,7 +116,7 @@ class Options:
     seed: int = 0
     repair: bool | None = None
     finetune: str = ""
-    recipe: str = "finetune"
+    recipe: str = ""
     epochs: int | None = None
     learning_rate: float | None = None
     distill: Literal["", "logits", "features", "layers"] = ""
@@ -140,6 +141,7 @@ class Options:
         if self.finetune not in {"", "upper", "all"}:
             raise OptionError(f"finetune is upper, all or nothing, got {self.finetune!r}")
         if self.finetune:
+            object.__setattr__(self, "recipe", self.recipe or usual_recipe(self.finetune))
             self.finetuning()  # says what is wrong with it
         if self.distill:
             Distillation(kind=self.distill)

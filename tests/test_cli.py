@@ -261,6 +261,8 @@ def test_recipes_and_repair_by_default() -> None:
     assert not api.Options(finetune="upper").repairs  # the compressed layers stay as they were solved
     assert not api.Options().repairs
     assert api.Options(finetune="all", epochs=2, learning_rate=0.1).finetuning().epochs == 2
+    above = api.Options(finetune="upper").finetuning()
+    assert (above.learning_rate, above.batch_size) == (1e-3, 32)
     with pytest.raises(CompressError, match="distill"):
         api.Options(distill="logits")
 

@@ -78,12 +78,29 @@ RECIPES = {
         "of no paper: one epoch with a short warm-up and a cosine, for a compressed network and some ten "
         "thousand images",
     ),
+    "upper": NamedRecipe(
+        Recipe(epochs=5),
+        "of no paper: a rate of 1e-3 and batches of 32, for the layers above the compressed ones, which "
+        "Denton et al. fine-tune without saying how",
+    ),
     "finetune": NamedRecipe(
         Recipe(epochs=5, learning_rate=1e-5, batch_size=128, weight_decay=5e-4),
         "Zhang et al., Accelerating Very Deep Convolutional Networks, section 3.6: rate 1e-5, batches of "
         "128, 5 epochs; momentum and decay are those of VGG's training",
     ),
 }
+
+
+def usual_recipe(layers: str) -> str:
+    """The recipe that is taken where none is named.
+
+    Args:
+        layers: that are fine-tuned: ``"upper"`` for those above the compressed ones, else all.
+
+    Returns:
+        A key of `RECIPES`.
+    """
+    return "upper" if layers == "upper" else "finetune"
 
 
 def recipe(name: str, **changes: Any) -> Recipe:
