@@ -366,7 +366,7 @@ finetune_folder(FinetuneJob(
 def test_killed_within_an_epoch_and_resumed_is_as_uninterrupted(data, compressed, out, tmp_path):
     bare, before = data / "bare.npz", content(out)
     words = [sys.executable, "-c", KILLED, compressed.parent, out, bare, FACTORY]
-    child = subprocess.run(list(map(str, words)), check=False, capture_output=True)  # noqa: S603
+    child = subprocess.run(list(map(str, words)), check=False, capture_output=True)  # noqa: S603  # our own
     assert child.returncode == -signal.SIGKILL, child.stderr
     assert {name: value for name, value in content(out).items() if name != "finetune.pt"} == before
     (out / ".finetune.pt.tmp").write_bytes(b"half")  # had it been killed while it wrote

@@ -46,7 +46,7 @@ def shared_norms(model: nn.Module, world: World) -> Iterator[None]:
         norms = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.training]
     try:
         for norm in norms:
-            norm.forward = partial(_normalised, norm, world)  # type: ignore[method-assign]
+            norm.forward = partial(_normalised, norm, world)  # type: ignore[method-assign]  # for a while
         yield
     finally:
         for norm in norms:
