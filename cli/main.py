@@ -6,6 +6,7 @@ import click
 
 from cnncompress import __version__
 from cnncompress.cli.bench import bench
+from cnncompress.cli.check import check
 from cnncompress.cli.compress import compress
 from cnncompress.cli.explain import explain
 from cnncompress.cli.finetune import finetune
@@ -97,5 +98,5 @@ def main() -> None:
     """Run the command line."""
 
 
-for command in (compress, finetune, inspect, models, profile, bench, explain, train):
+for command in (compress, finetune, check, bench, explain, inspect, models, profile, train):
     main.add_command(command)

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cnncompress.answers import Answers, PerImage, answer_columns, flat_outputs
 from cnncompress.distributed.shard import settle, sharded
 from cnncompress.distributed.world import ALONE, World
-from cnncompress.errors import DataError, ModelError, NumericsError
+from cnncompress.errors import DataError, NumericsError
 from cnncompress.events import Reporter, StageAdvanced, StageDone, StageStarted, silent
 from cnncompress.image_source import ImageSource
 from cnncompress.memory_layout import layout_of
+from cnncompress.paired import paired_drop
 from cnncompress.waiting import Watched
+
+_BEFORE, _AFTER = "before ", "after "
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Comparison:
         feature_relative_error: the same for the last feature map, None if it isn't known.
         cosine: mean cosine between the outputs.
         top1_agreement: share of images with the same largest output; None if outputs are no scores.
-        correct_before: whether the original was right, one entry an image; None without labels.
-        correct_after: whether the compressed network was right.
+        before: what the original answered, image by image; None if outputs are no scores.
+        after: what the compressed network answered.
     """
 
     images: int
@@ -40,8 +43,18 @@ class Comparison:
     feature_relative_error: float | None
     cosine: float
     top1_agreement: float | None
-    correct_before: NDArray[np.bool_] | None
-    correct_after: NDArray[np.bool_] | None
+    before: Answers | None
+    after: Answers | None
+
+    @property
+    def correct_before(self) -> NDArray[np.bool_] | None:
+        """Whether the original was right, one entry an image; None without labels."""
+        return self.before.correct if self.before is not None else None
+
+    @property
+    def correct_after(self) -> NDArray[np.bool_] | None:
+        """Whether the compressed network was right."""
+        return self.after.correct if self.after is not None else None
 
     def accuracy(self, dataset: str) -> dict[str, Any] | None:
         """Top-1 accuracy of both networks in percent, with the interval of the paired difference.
@@ -50,19 +63,28 @@ class Comparison:
             dataset: one line that names the images.
 
         Returns:
-            Entries of the report, or None without labels.
+            Entries of the report, those of the five best answers too where there are more classes; None
+            without labels.
         """
         if self.correct_before is None or self.correct_after is None:
             return None
-        drop, low, high = paired_drop(self.correct_before, self.correct_after)
-        return {
+        drop = paired_drop(self.correct_before, self.correct_after)
+        found: dict[str, Any] = {
             "dataset": dataset,
             "n": self.images,
             "top1_before": 100 * float(self.correct_before.mean()),
             "top1_after": 100 * float(self.correct_after.mean()),
-            "drop_top1": drop,
-            "ci95_paired": [low, high],
+            "drop_top1": drop.drop,
+            "ci95_paired": [drop.low, drop.high],
         }
+        five = (self.before and self.before.in_top5, self.after and self.after.in_top5)
+        if five[0] is not None and five[1] is not None:
+            found |= {
+                "top5_before": 100 * float(five[0].mean()),
+                "top5_after": 100 * float(five[1].mean()),
+                "drop_top5": paired_drop(*five).drop,
+            }
+        return found
 
     def fidelity(self) -> dict[str, Any]:
         """How faithful the compressed network is, whatever the labels.
@@ -79,25 +101,6 @@ class Comparison:
         }
 
 
-def paired_drop(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float, float]:
-    """Drop of accuracy on the same images, in points, with its 95 % confidence interval.
-
-    Only images on which the networks differ tell anything (McNemar); the interval is that of the mean
-    of the paired differences -1, 0, 1.
-
-    Args:
-        before: whether the original was right, one entry an image.
-        after: whether the compressed network was right.
-
-    Returns:
-        The drop, and the interval's lower and upper end.
-    """
-    difference = before.astype(np.float64) - after.astype(np.float64)
-    drop = float(difference.mean())
-    half = 1.96 * float(difference.std(ddof=1)) / sqrt(len(difference)) if len(difference) > 1 else 1.0
-    return 100 * drop, 100 * (drop - half), 100 * (drop + half)
-
-
 @contextmanager
 def _last_output(model: nn.Module, name: str | None) -> Iterator[list[Tensor]]:
     """Catches the output of one submodule."""
@@ -110,15 +113,6 @@ def _last_output(model: nn.Module, name: str | None) -> Iterator[list[Tensor]]:
         yield caught
     finally:
         handle.remove()
-
-
-def _tensor(answer: Any) -> Tensor:
-    if not isinstance(answer, Tensor):
-        raise ModelError(
-            f"the network's output is a {type(answer).__name__}, but a tensor is compared; "
-            "wrap the network so that it returns one"
-        )
-    return answer
 
 
 class _RelativeError:
@@ -138,21 +132,6 @@ class _RelativeError:
         return float(error / energy) if energy > 0 else 0.0
 
 
-class _Column:
-    """A number or a truth value for each image."""
-
-    def __init__(self) -> None:
-        self._parts: list[NDArray[Any]] = []
-
-    def add(self, values: Tensor) -> None:
-        self._parts.append(values.cpu().numpy())
-
-    def whole(self, world: World, order: NDArray[np.int64]) -> NDArray[Any] | None:
-        """Those of the images of all processes, in the order of the list; None if there are none."""
-        parts = [part for one in world.gather(self._parts) for part in one]
-        return np.concatenate(parts)[order] if parts else None
-
-
 class OriginalOutputs:
     """What the original network answers, kept for the next comparison as far as memory allows.
 
@@ -164,9 +143,9 @@ class OriginalOutputs:
 
     def __init__(self, model: nn.Module, features: str | None, *, memory: int) -> None:
         self.model, self._features, self._memory = model, features, memory
-        self._kept: dict[tuple[int, ...], tuple[Tensor, Tensor | None]] = {}
+        self._kept: dict[tuple[int, ...], tuple[Any, Tensor | None]] = {}
 
-    def __call__(self, indices: tuple[int, ...], images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, indices: tuple[int, ...], images: Tensor) -> tuple[Any, Tensor | None]:
         """Answer, from memory if the same images were asked about before.
 
         Args:
@@ -178,9 +157,10 @@ class OriginalOutputs:
         """
         if indices not in self._kept:
             with _last_output(self.model, self._features) as caught:
-                answer = _tensor(self.model(images))
+                answer = self.model(images)
             found = (answer, caught.pop() if self._features is not None else None)
-            size = sum(part.numel() * part.element_size() for part in found if part is not None)
+            kept = [flat_outputs(part) for part in found if part is not None]
+            size = sum(part.numel() * part.element_size() for part in kept)
             if size > self._memory:
                 return found
             self._memory -= size
@@ -230,8 +210,7 @@ def compare(
         original if isinstance(original, OriginalOutputs) else OriginalOutputs(original, features, memory=0)
     )
     layout = layout_of(answers.model)
-    cosines, agree, before, after = _Column(), _Column(), _Column(), _Column()
-    seen: list[int] = []
+    found = PerImage()
     with (
         torch.inference_mode(),
         _last_output(compressed, features) as features_compressed,
@@ -244,37 +223,33 @@ def compare(
                     continue
                 images, labels = images[chosen], labels[chosen] if labels is not None else None
                 indices = indices[chosen]
-            seen += indices.tolist()
             reference = next(answers.model.parameters())
             ready = images.to(reference.device, reference.dtype, memory_format=layout)
-            y, map_original = answers(tuple(batch.indices.tolist()), ready)
-            y_hat = _tensor(compressed(ready))
+            before, map_original = answers(tuple(batch.indices.tolist()), ready)
+            after = compressed(ready)
+            y, y_hat = flat_outputs(before), flat_outputs(after)
             if not bool(torch.isfinite(y_hat).all()):
                 raise NumericsError("the compressed network's output holds NaN or infinity on real images")
             outputs.add(y, y_hat)
             if map_original is not None:
                 maps.add(map_original, features_compressed.pop())
-            flat, flat_hat = y.flatten(1).double(), y_hat.flatten(1).double()
-            cosines.add(torch.nn.functional.cosine_similarity(flat, flat_hat))
-            if y.ndim == 2:
-                agree.add(y.argmax(1) == y_hat.argmax(1))
-                if labels is not None:
-                    before.add(y.argmax(1).cpu() == labels)
-                    after.add(y_hat.argmax(1).cpu() == labels)
+            cosine = torch.nn.functional.cosine_similarity(y.double(), y_hat.double())
+            scores = answer_columns(before, labels, _BEFORE) | answer_columns(after, labels, _AFTER)
+            found.add(indices, {"cosine": cosine} | scores)
             report(StageAdvanced(stage, len(images)))
     settle(dealt)
-    order = np.argsort([index for part in world.gather(seen) for index in part], kind="stable")
-    if not len(order):
+    columns = found.whole(world)
+    if not columns:
         raise DataError(f"no image could be read from {source.description}")
-    report(StageDone(stage, time.perf_counter() - begun, len(order), mine.waited))
-    angles, same = cosines.whole(world, order), agree.whole(world, order)
-    assert angles is not None  # an image was read
+    images_read = len(columns["indices"])
+    report(StageDone(stage, time.perf_counter() - begun, images_read, mine.waited))
+    one, other = Answers.of(columns, _BEFORE), Answers.of(columns, _AFTER)
     return Comparison(
-        images=len(order),
+        images=images_read,
         output_relative_error=outputs.value(world),
         feature_relative_error=maps.value(world) if features is not None else None,
-        cosine=float(np.mean(angles)),
-        top1_agreement=None if same is None else float(np.mean(same)),
-        correct_before=before.whole(world, order),
-        correct_after=after.whole(world, order),
+        cosine=float(np.mean(columns["cosine"])),
+        top1_agreement=float(np.mean(one.predicted == other.predicted)) if one and other else None,
+        before=one,
+        after=other,
     )

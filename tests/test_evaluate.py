@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from cnncompress.errors import NumericsError
-from cnncompress.evaluate import compare, paired_drop
+from cnncompress.errors import ModelError, NumericsError
+from cnncompress.evaluate import compare
 
 
 def network(seed=0):
@@ -56,15 +56,54 @@ def test_nan_in_the_output_is_an_error(tensor_source):
         compare(network(), broken, tensor_source(torch.randn(2, 3, 8, 8)))
 
 
-def test_paired_interval_is_narrower_than_an_unpaired_one_and_covers_the_truth():
-    rng = np.random.default_rng(0)
-    covered, widths = 0, []
-    for _ in range(300):
-        before = rng.random(1000) < 0.9
-        after = np.where(before, rng.random(1000) > 0.02 / 0.9, rng.random(1000) < 0.1)
-        drop, low, high = paired_drop(before, after)
-        covered += low <= 100 * (0.02 - 0.01) <= high
-        widths.append(high - low)
-        assert drop == pytest.approx(100 * (before.mean() - after.mean()))
-    assert 0.91 < covered / 300 <= 1
-    assert np.mean(widths) < 2.5
+def test_outputs_may_be_nested(tensor_source):
+    class Nested(nn.Module):
+        def __init__(self, seed):
+            super().__init__()
+            self.net = network(seed)
+
+        def forward(self, images):
+            maps = self.net[:2](images)
+            return {"maps": maps, "pair": (self.net[2:](maps), None)}
+
+    images = torch.randn(5, 3, 8, 8)
+    found = compare(Nested(0), Nested(1), tensor_source(images))
+    with torch.no_grad():
+        one, two = (
+            torch.cat([part.flatten(1) for part in (out["maps"], out["pair"][0])], 1)
+            for out in (Nested(0)(images), Nested(1)(images))
+        )
+    assert found.output_relative_error == pytest.approx(
+        float(((one - two).norm() / one.norm()) ** 2), rel=1e-5
+    )
+    assert found.before is None
+    assert found.top1_agreement is None
+
+
+@pytest.mark.parametrize("output", [[torch.zeros(2), torch.zeros(3)], {"scores": 1.0}, [], torch.zeros(())])
+def test_outputs_without_a_row_an_image_are_refused(output, tensor_source):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, images):
+            return output
+
+    with pytest.raises(ModelError, match="output"):
+        compare(Odd(), Odd(), tensor_source(torch.randn(2, 3, 8, 8)))
+
+
+def test_the_five_best_answers_count_where_there_are_more_classes(tensor_source):
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(12, 9))
+    images = torch.randn(40, 3, 2, 2)
+    with torch.no_grad():
+        ranks = wide(images).argsort(1, descending=True)
+    places = torch.arange(40) % 9
+    found = compare(wide, wide, tensor_source(images, ranks.gather(1, places[:, None])[:, 0]), batch_size=7)
+    np.testing.assert_array_equal(found.after.in_top5, (places < 5).numpy())
+    np.testing.assert_array_equal(found.after.correct, (places == 0).numpy())
+    np.testing.assert_array_equal(found.after.indices, np.arange(40))
+    assert found.accuracy("these")["top5_after"] == pytest.approx(100 * float((places < 5).double().mean()))
+    assert found.accuracy("these")["drop_top5"] == 0

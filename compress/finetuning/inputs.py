@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from cnncompress.data import check_disjoint, open_source
 from cnncompress.default_data import default_data
 from cnncompress.devices import usable_device
 from cnncompress.distributed import World
-from cnncompress.errors import CompressError, DataError, ModelError, OutputError
+from cnncompress.errors import CompressError, DataError, OutputError
 from cnncompress.events import Note, Reporter
 from cnncompress.finetuning.options import FinetuneJob
 from cnncompress.folding import fold_batchnorms
@@ -21,13 +21,12 @@ from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo, inspect_layers
 from cnncompress.loading import load
 from cnncompress.memory_layout import faster_layout
-from cnncompress.models import load_network, rebuild
-from cnncompress.network import Network, Preprocess
+from cnncompress.models import rebuild
+from cnncompress.network import Network
+from cnncompress.originals import fed_as_planned, from_own_code, load_original
 from cnncompress.plan import Plan
 from cnncompress.training.whole import stored
 from cnncompress.zoo.elpv_networks import BACKBONE_OF
-
-_OWN_CODE = {"object", "factory"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,65 +131,25 @@ def _original(
     job: FinetuneJob, plan: Plan, weights: str, given: nn.Module | None, report: Reporter
 ) -> tuple[Network, CompressError | None]:
     """The original network; where it can't be had its architecture with random weights, and why."""
-    fed: dict[str, Any] = {
-        "name": plan.network,
-        "preprocess": Preprocess.from_json(plan.preprocess),
-        "features": plan.features,
-        "categories": plan.categories,
-        "source": plan.source,
-    }
     if given is not None:
-        return Network(model=given, **fed), None
+        return fed_as_planned(plan, given), None
     try:
-        return replace(_loaded(job, plan, weights, report), **fed), None
+        return (
+            load_original(
+                job.folder,
+                plan,
+                weights,
+                name=job.network,
+                checkpoint=job.checkpoint,
+                asked=job.weights,
+                report=report,
+            ),
+            None,
+        )
     except CompressError as error:
-        if job.network or job.checkpoint or job.weights != "default" or plan.source.get("kind") in _OWN_CODE:
+        if job.network or job.checkpoint or job.weights != "default" or from_own_code(plan):
             raise
-        return Network(model=rebuild(plan.source), **fed), error
-
-
-def _loaded(job: FinetuneJob, plan: Plan, weights: str, report: Reporter) -> Network:
-    if plan.source.get("kind") in _OWN_CODE and job.network is None:
-        code = plan.source.get("factory", "package.module:factory")
-        raise ModelError(
-            f"{job.folder}: the network was made by your own code, which only runs when you name it: give "
-            f"--network {code}, and --checkpoint where its weights are a file"
-        )
-    asked, classes = job.weights, None
-    if asked == "default" and job.checkpoint is None:
-        asked = _weights_of(plan, weights)
-        classes = plan.source.get("num_classes") if asked == "none" else None
-    network = load_network(
-        job.network or plan.network,
-        weights=asked,
-        checkpoint=job.checkpoint,
-        num_classes=classes,
-        report=report,
-    )
-    if weights and network.weights != weights:
-        # own code is named in any case, which says nothing of a file that its weights were read from
-        loaded = plan.source.get("kind") == "factory" and weights.startswith(("checkpoint ", "random "))
-        chosen = job.checkpoint or job.weights != "default" or (job.network and not loaded)
-        if not chosen:
-            raise ModelError(
-                f"{job.folder} was compressed from other weights ({weights}) than {plan.network} has by "
-                f"itself ({network.weights}); give them with --checkpoint FILE or --weights NAME"
-            )
-        report(
-            Note(f"{job.folder} was compressed from {weights}; the original is taken from {network.weights}")
-        )
-    return network
-
-
-def _weights_of(plan: Plan, described: str) -> str:
-    """The name of the weights that a report describes."""
-    if plan.source.get("kind") in _OWN_CODE:
-        return "default"
-    if plan.source.get("head") == "none":
-        return "backbone"
-    if described.startswith("random"):
-        return "none"
-    return described.removeprefix("torchvision ") if described.startswith("torchvision ") else "default"
+        return fed_as_planned(plan, rebuild(plan.source)), error
 
 
 def _images(job: FinetuneJob, network: Network, given: Given) -> tuple[ImageSource, ImageSource | None]:

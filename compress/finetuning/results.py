@@ -6,15 +6,17 @@ from typing import Any
 
 from torch import nn
 
+from cnncompress.changed import changed_answers
 from cnncompress.clock import Clock
 from cnncompress.distributed import World
 from cnncompress.environment import environment
-from cnncompress.evaluate import Comparison, OriginalOutputs, compare, paired_drop
+from cnncompress.evaluate import Comparison, OriginalOutputs, compare
 from cnncompress.events import Reporter
 from cnncompress.finetuning.finetune import Finetuned
 from cnncompress.finetuning.inputs import Inputs
 from cnncompress.finetuning.options import FinetuneJob
 from cnncompress.image_source import ImageSource
+from cnncompress.paired import paired_drop
 from cnncompress.plan import Plan
 
 _BATCH = 10  # images run at a time where the plan says nothing
@@ -29,12 +31,15 @@ class Figures:
         after: original and compressed network after; None without the original.
         both: compressed network before and after; None without evaluation images.
         evaluation: images with labels, if any.
+        changed: what the network answers differently from the original after, see `changed_answers`; None
+            without the original.
     """
 
     before: Comparison | None
     after: Comparison | None
     both: Comparison | None
     evaluation: ImageSource | None
+    changed: dict[str, Any] | None = None
 
     def gain(self) -> dict[str, Any] | None:
         """Top-1 accuracy of the compressed network before and after, in percent.
@@ -51,14 +56,14 @@ class Figures:
             old, new = self.both.correct_before, self.both.correct_after
         if old is None or new is None:
             return None
-        drop, low, high = paired_drop(old, new)
+        found = paired_drop(old, new)
         return {
             "dataset": self.evaluation.description,
             "n": len(old),
             "top1_before": 100 * float(old.mean()),
             "top1_after": 100 * float(new.mean()),
-            "gain_top1": -drop,
-            "ci95_paired": [-high, -low],
+            "gain_top1": -found.drop,
+            "ci95_paired": [-found.high, -found.low],
         }
 
     def accuracy(self, comparison: Comparison | None) -> dict[str, Any] | None:
@@ -107,14 +112,15 @@ def measure(
         "world": world,
         "report": report,
     }
-    before = after = both = None
+    before = after = both = changed = None
     if inputs.evaluation is not None and inputs.original is None:
         both = compare(inputs.compressed, tuned, source, **options)
     elif inputs.original is not None and (inputs.evaluation is not None or held_out is not None):
         answers = OriginalOutputs(inputs.original, inputs.network.features, memory=memory)
         before = compare(answers, inputs.compressed, source, **options)
-        after = compare(answers, tuned, source, **options)
-    return Figures(before=before, after=after, both=both, evaluation=inputs.evaluation)
+        last = after = compare(answers, tuned, source, **options)
+        changed = world.first(lambda: changed_answers(last, source, inputs.network))
+    return Figures(before=before, after=after, both=both, evaluation=inputs.evaluation, changed=changed)
 
 
 def changed_plan(inputs: Inputs, job: FinetuneJob, done: Finetuned) -> Plan:
@@ -178,6 +184,7 @@ def changed_report(inputs: Inputs, done: Finetuned, figures: Figures, clock: Clo
         "created": _now(),
         "accuracy": figures.accuracy(figures.after),
         "fidelity": figures.after.fidelity() if figures.after is not None else None,
+        "changed": figures.changed,
         "finetune": {**done.to_json(), "evaluation": figures.gain(), "data": data},
         "before_finetune": old,
         # what keeps ONNX out is found out anew when the results are written
