@@ -13,7 +13,9 @@ STATE = "finetune.pt"
 """What an interrupted fine-tuning leaves, to be resumed."""
 
 _STATES = frozenset({STATE, f".{STATE}.tmp"})  # the other one is left by a kill while it was written
-OWN_FILES = frozenset({MARKER, "model.safetensors", "model.onnx", "report.json", "report.html"}) | _STATES
+_RESULTS = frozenset({MARKER, "model.safetensors", "model.py", "model.onnx", "report.json", "report.html"})
+_CHECKS = frozenset({"check.json", "check.xml"})  # of the network that is replaced
+OWN_FILES = _RESULTS | _CHECKS | _STATES
 
 
 def check_folder(path: str | Path, *, overwrite: bool) -> None:

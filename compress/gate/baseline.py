@@ -58,8 +58,8 @@ class Baseline:
         if source.hash != self.data_hash:
             raise DataError(
                 f"the baseline was made on other images ({self.description}, hash {self.data_hash[:12]}) "
-                f"than {source.description}, hash {source.hash[:12]}: files, sizes or labels differ; check on "
-                "the same images, or write the baseline anew with --write-baseline"
+                f"than {source.description}, hash {source.hash[:12]}: files, sizes or labels differ; check "
+                "on the same images, or write the baseline anew with --write-baseline"
             )
         if _plain(preprocess) != _plain(self.preprocess):
             raise DataError(
