@@ -2,17 +2,16 @@
 
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.cli import values
+from cnncompress.cli.completion import folders
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
     from cnncompress.gate import Checked, Thresholds, Verdict
@@ -22,7 +21,7 @@ JSON, JUNIT = "check.json", "check.xml"
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), shell_complete=folders)
 @click.option(
     "--eval",
     "evaluation",
@@ -88,13 +87,14 @@ JSON, JUNIT = "check.json", "check.xml"
     "-o",
     "--output",
     type=click.Path(path_type=Path),
+    shell_complete=folders,
     help=f"Folder for {JSON} and {JUNIT}.  [default: OUT]",
 )
 @click.option("--json", "as_json", is_flag=True, help=f"Print {JSON} to stdout, and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the verdict.")
 @click.pass_context
 def check(context: click.Context, /, **given: Any) -> None:
-    """Find out whether the compressed network in folder OUT is still good enough.
+    """Check whether the network in folder OUT is still good enough.
 
     Both networks answer the same images. Exit code 0: all thresholds are kept; 1: one is not; 2: wrong
     usage; 3: it could not be measured. Speed is counted in multiply-accumulates: measured times never
@@ -152,8 +152,7 @@ def _measured(given: Mapping[str, Any], thresholds: "Thresholds") -> "Verdict":
 
     unknown = Verdict(network=given["out"].name or str(given["out"]), folder=str(given["out"]))
     try:
-        # whatever a library prints must not end up between the braces
-        with redirect_stdout(sys.stderr), Progress(quiet=given["quiet"]) as report:
+        with Progress(quiet=given["quiet"]) as report:
             for file in _files(given):
                 check_file(file)
             checked = _check(given, thresholds, report)

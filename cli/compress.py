@@ -2,15 +2,14 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from cnncompress.cli.compress_checks import check
 from cnncompress.cli.compress_options import OUTPUT, compress_options
 from cnncompress.cli.network_options import load
 from cnncompress.cli.processes import processes
@@ -27,10 +26,11 @@ DEFAULT_SPEEDUP = 4.0
 def compress(**given: Any) -> None:
     """Compress MODEL and write the result, with a report, to a folder.
 
-    MODEL is a torchvision name (`cnncompress models` lists them), timm:NAME, or package.module:factory.
-    The folder gets model.safetensors, plan.json, model.onnx, report.json and report.html.
+    MODEL is a name that `cnncompress models` lists, timm:NAME, or package.module:factory of your own.
+    The folder gets report.html, report.json, plan.json, model.safetensors, model.onnx and model.py, which
+    loads the weights without cnncompress.
     """
-    _check(given)
+    check(click.get_current_context(), given)
     speedups = given["speedup"] or ()
     given["speedup"] = speedups[0] if speedups else None
     with processes(given["device"]) as world:
@@ -49,8 +49,7 @@ def _single(given: dict[str, Any], world: "World") -> None:
     folder = given["output"] or _default_folder(given)
     overwrite = given["overwrite"] or given["output"] is None
     world.first(lambda: check_folder(folder, overwrite=overwrite))
-    # whatever a library prints must not end up between the braces
-    with redirect_stdout(sys.stderr), Progress(quiet=given["quiet"]) as report:
+    with Progress(quiet=given["quiet"]) as report:
         result = _run(given, report, world)
         world.first(lambda: result.save(folder, overwrite=overwrite, report=report))
     if not world.is_first:
@@ -60,7 +59,7 @@ def _single(given: dict[str, Any], world: "World") -> None:
         click.echo(text, nl=False)
         return
     written = json.loads(text)
-    if written["asked"]["speedup"] is None and given["speedup"] is not None:
+    if written["asked"]["speedup"] is None and given["speedup"] is not None and not given["quiet"]:
         click.echo("note: --speedup was not used: other options settle all ranks", err=True)
     if not given["quiet"]:
         print_layers(written)
@@ -83,7 +82,7 @@ def _front(given: dict[str, Any], speedups: tuple[float, ...], world: "World") -
         world.first(partial(check_folder, together / name, overwrite=overwrite))
     points: list[Point] = []
     lines: list[str] = []
-    with redirect_stdout(sys.stderr), Progress(quiet=given["quiet"]) as report:
+    with Progress(quiet=given["quiet"]) as report:
         network, sources, options, training = _prepared(given, report, world)
         results = api.compress_speedups(
             network, *sources, options, speedups, report, training=training, world=world
@@ -149,47 +148,6 @@ def file_name(model: str) -> str:
         Without what paths don't take.
     """
     return re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"
-
-
-def _check(given: dict[str, Any]) -> None:
-    if given["ranks"] is None:
-        given["ranks"] = "manual" if given["plan"] else ""
-    if (given["ranks"] == "manual") != (given["plan"] is not None):
-        raise click.UsageError("--ranks manual and --plan FILE go together")
-    if given["labels"] is not None and given["evaluation"] is None:
-        raise click.UsageError("--labels needs --eval")
-    if len(given["speedup"] or ()) > 1 and given["plan"] is not None:
-        raise click.UsageError("--plan settles all ranks; several speedups can't be given beside it")
-    if given["max_drop"] is not None and len(given["speedup"] or ()) > 1:
-        raise click.UsageError("--max-drop looks for the speedup itself; give --speedup once or not at all")
-    if given["max_drop"] is not None and given["plan"] is not None:
-        raise click.UsageError("--max-drop chooses the ranks; it can't be given beside --plan")
-    if given["plan"] is not None and len(given["speedup"] or ()) > 1:
-        raise click.UsageError("--plan settles all ranks; several speedups can't be given beside it")
-    _check_finetuning(given)
-
-
-def _check_finetuning(given: dict[str, Any]) -> None:
-    if given["finetune"] is None:
-        flags = ("train", "epochs", "lr", "distill", "recipe")
-        unused = [flag for flag in flags if given[flag] is not None]
-        if unused:
-            raise click.UsageError(f"--{unused[0]} needs --finetune EPOCHS, all or upper")
-    elif given["finetune"][1] is not None and given["epochs"] is not None:
-        raise click.UsageError("--finetune EPOCHS and --epochs are the same; give one of them")
-
-
-def _check_used(options: Any) -> None:
-    """Refuse what would change nothing."""
-    from cnncompress.options import KNAPSACK
-
-    if options.budget != "latency" and (options.runtime, options.threads, options.batch) != ("torch", 1, 1):
-        raise click.UsageError("--runtime, --threads and --batch are those of --budget latency; add it")
-    if options.ranks != KNAPSACK and (options.distortion != "loss" or not options.probes):
-        raise click.UsageError(
-            f"--distortion and --no-probes are for --ranks {KNAPSACK}, not for {options.ranks}; add it, or "
-            "leave them out"
-        )
 
 
 # flags that stand for an option of the method
@@ -277,7 +235,6 @@ def _prepared(
         allow_slower=given["allow_slower"],
         compare=given["compare"],
     )
-    _check_used(options)
     with world.first_goes():  # what must be downloaded is downloaded once
         network = load(given, report)
     common = {"preprocess": network.preprocess, "seed": options.seed, "max_bad": given["max_bad"]}

@@ -7,19 +7,22 @@ from typing import Any
 import click
 
 from cnncompress.cli import values
+from cnncompress.cli.completion import folders, one_of, some_of
+from cnncompress.cli.names import AUTO, DEVICES, METHODS, MODELS, RECIPES, RULES, RUNTIMES
 from cnncompress.cli.network_options import network_options
 
 OUTPUT = "cnncompress-out"
 DEFAULT_METHOD = "gsvd3d"  # as in cnncompress.options, whose import would take seconds
 
 _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
-    click.argument("model"),
+    click.argument("model", shell_complete=one_of(MODELS)),
     click.option(
         "--speedup",
         type=values.speedups,
         metavar="N[x][,N…]",
-        help="How many times fewer multiply-accumulates, or less time, the network shall need; several for "
-        "a network each and a page that compares them.  [default: 4x; none where options settle all ranks]",
+        help="How many times less the network shall need of what --budget names, for example 4x; several, "
+        "as 2x,3x,4x, for a network each and a page that compares them.  [default: 4x; none where options "
+        "settle all ranks]",
     ),
     click.option(
         "--budget",
@@ -33,6 +36,8 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         "--runtime",
         default="torch",
         show_default=True,
+        metavar="NAME",
+        shell_complete=one_of(RUNTIMES),
         help="What --budget latency is measured in: torch, torch.compile, onnxruntime, openvino, cuda or "
         "cuda-graphs.",
     ),
@@ -68,12 +73,15 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         ".npz, .pt or tar shards.",
     ),
     click.option(
-        "--labels", type=click.Path(path_type=Path), help="Lines `filename,label` for a flat --eval folder."
+        "--labels",
+        type=click.Path(path_type=Path),
+        help="File of lines `filename,label` for a flat --eval folder.",
     ),
     click.option(
         "-o",
         "--output",
         type=click.Path(path_type=Path),
+        shell_complete=folders,
         help=f"Folder for the results.  [default: {OUTPUT}/MODEL-Nx, replaced if it holds earlier results]",
     ),
     click.option("--overwrite", is_flag=True, help="Replace earlier results in the --output folder."),
@@ -83,8 +91,9 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         default=DEFAULT_METHOD,
         show_default=True,
         metavar="M[,M…]|auto",
+        shell_complete=some_of((AUTO, *METHODS)),
         help="Decomposition of the convolutions; of several, or with auto, each layer gets the one that "
-        "suits it.",
+        "suits it. `cnncompress inspect MODEL` lists those that fit.",
     ),
     click.option(
         "--colors", type=click.IntRange(1), help="Colours of the monochromatic method: --option colors=N."
@@ -106,11 +115,12 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         type=values.key_value,
         multiple=True,
         metavar="KEY=VALUE",
-        help="An option of the method; may be repeated.",
+        help="An option of the method, for example iterations=50; may be repeated.",
     ),
     click.option(
         "--ranks",
         metavar="RULE",
+        shell_complete=one_of(RULES),
         help="How ranks are chosen: knapsack, greedy (or paper), uniform, joint or manual.  [default: "
         "knapsack with several methods or another budget than macs, manual with --plan, else greedy]",
     ),
@@ -127,7 +137,9 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         is_flag=True,
         help="Don't calibrate the distortions by replacing each layer alone.",
     ),
-    click.option("--plan", type=click.Path(path_type=Path), help="A plan.json whose ranks are used again."),
+    click.option(
+        "--plan", type=click.Path(path_type=Path), help="A plan.json whose methods and ranks are used again."
+    ),
     click.option(
         "--rank",
         "layer_ranks",
@@ -180,7 +192,7 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         metavar="SIZE",
         default="1GB",
         show_default=True,
-        help="For activations that are kept instead of being computed again.",
+        help="Memory for activations that are kept instead of being computed again.",
     ),
     click.option(
         "--max-bad",
@@ -197,10 +209,14 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         help="Where the linear algebra runs.",
     ),
     click.option(
-        "--device", default="cpu", show_default=True, help="Where the network runs, for example cuda."
+        "--device",
+        default="cpu",
+        show_default=True,
+        shell_complete=one_of(DEVICES),
+        help="Where the network runs, for example cuda.",
     ),
     click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random."
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random."
     ),
     click.option(
         "--compare",
@@ -222,8 +238,10 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--recipe",
-        help="Of fine-tuning: finetune, recover, upper, short, sic or nin.  [default: finetune; upper with "
-        "--finetune upper]",
+        metavar="NAME",
+        shell_complete=one_of(RECIPES),
+        help="Recipe of fine-tuning: finetune, recover, upper, short, sic or nin.  "
+        "[default: finetune; upper with --finetune upper]",
     ),
     click.option(
         "--distill",

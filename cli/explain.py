@@ -7,27 +7,32 @@ from typing import Any
 
 import click
 
+from cnncompress.cli.completion import folders, layers_of_out
+
 _REPORT = "report.json"
 _SCHEMA = 1
+_REASONS = ("name", "method", "ranks", "energy_kept", "reason")
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path))
-@click.argument("layer", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print the planner's part of the report as JSON.")
+@click.argument("out", type=click.Path(path_type=Path), shell_complete=folders)
+@click.argument("layer", required=False, shell_complete=layers_of_out)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, and nothing else.")
 def explain(out: Path, layer: str | None, as_json: bool) -> None:
-    """Say why each layer of the network in folder OUT got its method and ranks.
+    """Say why each layer in folder OUT got its method and ranks.
 
     The table gives a line to each layer: its share of the loss, its cost before and after, what the next best
     choice was and what spoke against it. With LAYER, all that was close for that layer, and how far its
     predicted loss could be trusted. Only OUT/report.json is read.
+
+    With --json, what the planner noted in the report, or LAYER's part of it; where a rule keeps no record,
+    each layer's method, ranks and reason.
     """
     report = _read(out)
     if layer is not None:
         _check(report, layer)
     if as_json:
-        planner = report.get("planner")
-        click.echo(json.dumps(_line(report, layer) if layer is not None else planner, indent=2))
+        click.echo(json.dumps(_as_json(report, layer), indent=2))
         return
     from cnncompress.cli.explain_words import headline
 
@@ -71,6 +76,14 @@ def _check(report: Mapping[str, Any], layer: str) -> None:
     known = [row["name"] for row in report["layers"]]
     if layer not in known:
         raise ModelError(f"{report['name']}: {unknown_name('layer', layer, known)}")
+
+
+def _as_json(report: Mapping[str, Any], name: str | None) -> Mapping[str, Any]:
+    """The planner's record, or the reasons where its rule keeps none."""
+    reasons = [{key: layer[key] for key in _REASONS} for layer in report["layers"]]
+    if name is None:
+        return report.get("planner") or {"layers": reasons}
+    return _line(report, name) or next(layer for layer in reasons if layer["name"] == name)
 
 
 def _line(report: Mapping[str, Any], layer: str) -> Mapping[str, Any] | None:

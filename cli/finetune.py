@@ -1,9 +1,7 @@
 """``cnncompress finetune OUT``: train what was compressed, on images with labels or without."""
 
 import json
-import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,8 @@ import click
 from click.core import ParameterSource
 
 from cnncompress.cli import values
+from cnncompress.cli.completion import folders, one_of
+from cnncompress.cli.names import DEVICES, RECIPES, WEIGHTS, check_names
 from cnncompress.cli.processes import processes
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
@@ -47,7 +47,7 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
 
 
 @click.command()
-@click.argument("folder", metavar="OUT", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="OUT", type=click.Path(path_type=Path), shell_complete=folders)
 @click.option(
     "--train",
     type=click.Path(path_type=Path),
@@ -63,7 +63,10 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
 )
 @click.option(
     "--recipe",
-    help="finetune, recover, upper, short, sic or nin.  [default: finetune; upper with --layers upper]",
+    metavar="NAME",
+    shell_complete=one_of(RECIPES),
+    help="How it learns: finetune, recover, upper, short, sic or nin.  "
+    "[default: finetune; upper with --layers upper]",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images.  [default: the recipe's]")
 @click.option("--lr", type=float, help="Highest learning rate.  [default: the recipe's]")
@@ -76,11 +79,11 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
     help="Learn from the original network: from its outputs, from those of its layers too, or each layer by "
     "itself. Alone it means logits; labels then only judge.",
 )
-@click.option("--temperature", type=float, help="That --distill divides class scores by.  [default: 4]")
+@click.option("--temperature", type=float, help="What --distill divides class scores by.  [default: 4]")
 @click.option(
     "--label-share",
     type=click.FloatRange(0, 1, max_open=True),
-    help="Of the labels in what --distill learns from.  [default: 0]",
+    help="Share of the labels in what --distill learns from.  [default: 0]",
 )
 @click.option(
     "--layers",
@@ -96,23 +99,33 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
     show_default=True,
     help="Share of the training images that judge.",
 )
-@click.option("--patience", type=click.IntRange(1), help="Epochs that may bring nothing better in a row.")
+@click.option(
+    "--patience", type=click.IntRange(1), help="Epochs in a row that may bring nothing better before it ends."
+)
 @click.option("--accumulate", type=click.IntRange(1), help="Parts that a batch is run in, to save memory.")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Of the arithmetic while training.  [default: the recipe's]",
+    help="Numbers of the arithmetic while training.  [default: the recipe's]",
 )
 @click.option("--images", type=click.IntRange(2), help="Training images, at most.  [default: all]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
-@click.option("--device", default="cpu", show_default=True, help="Where it trains, for example cuda.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random."
+)
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    shell_complete=one_of(DEVICES),
+    help="Where it trains, for example cuda.",
+)
 @click.option(
     "--memory",
     type=values.size,
     metavar="SIZE",
     default="1GB",
     show_default=True,
-    help="For decoded images, which are then not decoded again in each epoch.",
+    help="Memory for decoded images, which are then not decoded again in each epoch.",
 )
 @click.option(
     "--max-bad",
@@ -122,18 +135,26 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
     help="Largest share of images that may be unreadable.",
 )
 @click.option(
-    "--network", metavar="NAME", help="The original network, where it is your own package.module:factory."
+    "--network",
+    "--model",
+    "network",
+    metavar="NAME",
+    help="The original network, where it is your own package.module:factory.",
 )
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path), help="The original's weights, where they were a file."
 )
 @click.option(
-    "--weights", default="default", help="The original's weights by name.  [default: as compressed]"
+    "--weights",
+    default="default",
+    shell_complete=one_of(WEIGHTS),
+    help="The original's weights by name.  [default: as compressed]",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
+    shell_complete=folders,
     help="Folder for the result.  [default: OUT, replaced when all is done]",
 )
 @click.option(
@@ -146,12 +167,14 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no table, only the verdict.")
 @click.pass_context
 def finetune(context: click.Context, /, **given: Any) -> None:
-    """Train the compressed network in OUT, a folder that `cnncompress MODEL` wrote.
+    """Train the compressed network in folder OUT.
 
-    The weights that are best on held-out images are kept, those at the start included, so the result is never
-    worse there. Model, ONNX file, plan and reports are written anew. The state is kept while it runs: an
-    interrupted run goes on with --resume to the same result.
+    OUT is a folder that `cnncompress MODEL` wrote. The weights that are best on held-out images are kept,
+    those at the start included, so the result is never worse there. Model, ONNX file, plan and reports
+    are written anew. The state is kept while it runs: an interrupted run goes on with --resume to the
+    same result.
     """
+    _check(given)
     job = _resumed(context, given) if given["resume"] else _job(given)
     with processes(job.device) as world:
         try:
@@ -168,8 +191,7 @@ def _run(job: "FinetuneJob", given: Mapping[str, Any], world: "World") -> None:
     from cnncompress.finetuning.job import finetune_folder
 
     quiet = given["quiet"] or not world.is_first
-    # whatever a library prints must not end up between the braces
-    with redirect_stdout(sys.stderr), Progress(quiet=quiet) as report:
+    with Progress(quiet=quiet) as report:
         finetune_folder(job, resume=given["resume"], world=world, report=report)
     if not world.is_first:
         return
@@ -183,6 +205,16 @@ def _run(job: "FinetuneJob", given: Mapping[str, Any], world: "World") -> None:
     click.echo(f"{held_out_gain(written)} -> {given['output'] or given['folder']}")
 
 
+def _check(given: Mapping[str, Any]) -> None:
+    if given["recipe"] is not None:
+        check_names("recipe", (given["recipe"],), RECIPES)
+    if given["resume"] or given["distill"] is not None:
+        return
+    for name, flag in (("temperature", "--temperature"), ("label_share", "--label-share")):
+        if given[name] is not None:
+            raise click.UsageError(f"{flag} is that of --distill; add it")
+
+
 def _job(given: Mapping[str, Any]) -> "FinetuneJob":
     from cnncompress.finetuning.job import FinetuneJob
     from cnncompress.training.distill import Distillation
@@ -190,9 +222,6 @@ def _job(given: Mapping[str, Any]) -> "FinetuneJob":
 
     mixed = {"temperature": given["temperature"], "labels": given["label_share"]}
     mixed = {name: value for name, value in mixed.items() if value is not None}
-    if mixed and given["distill"] is None:
-        flag = "temperature" if "temperature" in mixed else "label-share"
-        raise click.UsageError(f"--{flag} is that of --distill; add it")
     distill = None if given["distill"] is None else Distillation(kind=given["distill"], **mixed)
     chosen = recipe(
         given["recipe"] or usual_recipe(given["layers"]),

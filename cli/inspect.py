@@ -1,27 +1,29 @@
 """``cnncompress inspect MODEL``: what every layer costs and whether it can be decomposed."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import Any
 
 import click
 
+from cnncompress.cli.completion import one_of
+from cnncompress.cli.names import MODELS
 from cnncompress.cli.network_options import load, network_options
 from cnncompress.cli.picture_options import make_pictures, picture_options
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=one_of(MODELS))
 @network_options
 @click.option("--methods/--no-methods", default=True, help="Whether to list which methods fit each layer.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
 @picture_options
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, and nothing else.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def inspect(**given: Any) -> None:
-    """List the layers of MODEL: shape, MACs, what follows, which can be decomposed and by which methods.
+    """List the layers of MODEL and the methods that fit each.
 
+    Of every layer its shape, multiply-accumulates (MACs), what follows it, and whether it can be decomposed.
     Methods come with the values that their options may take, the greatest ranks, and the ranks that need
     half the multiply-accumulates. Nothing is downloaded: unless --weights or --checkpoint say otherwise, the
     weights are random.
@@ -36,7 +38,7 @@ def inspect(**given: Any) -> None:
 
     if given["weights"] == "default" and given["checkpoint"] is None:
         given["weights"] = "none"
-    with redirect_stdout(sys.stderr), Progress() as report:
+    with Progress(quiet=given["quiet"]) as report:
         network = load(given, report)
         layers = inspect_layers(network.model, network.input_size)
     if given["as_json"]:

@@ -1,9 +1,7 @@
 """``cnncompress inspect MODEL --covariance``: how channels of neighbouring convolutions vary together."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from typing import Any
 
 import click
@@ -26,7 +24,7 @@ def inspect_covariance(given: Mapping[str, Any]) -> None:
     from cnncompress.folder import check_folder
 
     check_folder(given["out"], overwrite=False)
-    with redirect_stdout(sys.stderr), Progress() as report:
+    with Progress(quiet=given["quiet"]) as report:
         network = load(given, report)
         for note in network.notes:
             report(Note(note))

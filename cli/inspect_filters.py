@@ -1,9 +1,7 @@
 """``cnncompress inspect MODEL --filters LAYER``: what a layer's spatial filters look like."""
 
 import json
-import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from typing import Any
 
 import click
@@ -22,7 +20,7 @@ def inspect_filters(given: Mapping[str, Any]) -> None:
     from cnncompress.intra_channel import intra_channel_kernels, write_kernels
 
     check_folder(given["out"], overwrite=False)
-    with redirect_stdout(sys.stderr), Progress() as report:
+    with Progress(quiet=given["quiet"]) as report:
         network = load(given, report)
         kernels = intra_channel_kernels(network.model, given["filters"])
         path = write_kernels(given["out"], kernels)

@@ -3,10 +3,12 @@
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from cnncompress import __version__
 from cnncompress.cli.bench import bench
 from cnncompress.cli.check import check
+from cnncompress.cli.completion import models as network_items
 from cnncompress.cli.compress import compress
 from cnncompress.cli.explain import explain
 from cnncompress.cli.finetune import finetune
@@ -59,6 +61,18 @@ class DefaultGroup(click.Group):
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer commands, and networks to compress once a letter was typed.
+
+        Args:
+            ctx: of this group.
+            incomplete: what was typed of the word.
+
+        Returns:
+            Commands, options and names of networks.
+        """
+        return [*super().shell_complete(ctx, incomplete), *network_items(incomplete)]
+
     def invoke(self, ctx: click.Context) -> None:
         """Run the command; what a user can mend becomes one line and an exit code.
 
@@ -91,7 +105,8 @@ Errors you can mend are one line on stderr and exit code 2.
     cls=DefaultGroup,
     help=HELP,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="`cnncompress MODEL …` is short for `cnncompress compress MODEL …`.",
+    epilog="`cnncompress MODEL …` is short for `cnncompress compress MODEL …`. Completion in bash: "
+    '`eval "$(_CNNCOMPRESS_COMPLETE=bash_source cnncompress)"`.',
 )
 @click.version_option(__version__, "-V", "--version", prog_name="cnncompress", message="%(prog)s %(version)s")
 def main() -> None:

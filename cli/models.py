@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cnncompress.cli.completion import one_of
+from cnncompress.cli.names import MODELS
 from cnncompress.errors import OptionError
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
@@ -14,15 +16,15 @@ if TYPE_CHECKING:  # torch takes seconds, --help shall not
 
 
 @click.command()
-@click.argument("pattern", default="*")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, by name.")
+@click.argument("pattern", default="*", shell_complete=one_of(MODELS))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, and nothing else.")
 def models(pattern: str, as_json: bool) -> None:
-    """List the known models, or those that match PATTERN, for example 'vgg*'.
+    """List the known models, or those that match PATTERN.
 
-    MACs and parameters are those of convolutions and linear layers as they run after training; for
-    torchvision's models they are torchvision's own figures. The papers' networks come without weights:
-    they are random unless --checkpoint gives some. timm:NAME and package.module:factory can be given wherever
-    a model is asked for.
+    A pattern is for example 'vgg*'. MACs and parameters are those of convolutions and linear layers as
+    they run after training; for torchvision's models they are torchvision's own figures. The papers'
+    networks come without weights: they are random unless --checkpoint gives some. timm:NAME and
+    package.module:factory can be given wherever a model is asked for.
     """
     found = _matching(pattern)
     if as_json:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncompress.cli import values
+from cnncompress.cli.completion import one_of
+from cnncompress.cli.names import WEIGHTS
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
     from cnncompress.events import Reporter
@@ -17,17 +19,33 @@ _OPTIONS = (
         "--weights",
         default="default",
         show_default=True,
-        help="By torchvision's name, 'backbone' for the convolutions alone, 'none' for random ones.",
+        shell_complete=one_of(WEIGHTS),
+        metavar="NAME",
+        help="Pretrained weights: a name of torchvision's, for example IMAGENET1K_V2, 'backbone' for the "
+        "convolutions alone, 'none' for random ones.",
     ),
     click.option(
         "--checkpoint", type=click.Path(path_type=Path), help="Your own weights, .pth or .safetensors."
     ),
     click.option("--num-classes", type=click.IntRange(1), help="Outputs of a network with random weights."),
     click.option(
-        "--input-size", type=click.IntRange(1), metavar="PIXELS", help="Height and width of the input."
+        "--input-size",
+        type=click.IntRange(1),
+        metavar="PIXELS",
+        help="Height and width of the input.  [default: as the weights were trained]",
     ),
-    click.option("--mean", type=values.numbers, metavar="R,G,B", help="Subtracted, scale 0 to 1."),
-    click.option("--std", type=values.numbers, metavar="R,G,B", help="The input is divided by it."),
+    click.option(
+        "--mean",
+        type=values.numbers,
+        metavar="R,G,B",
+        help="Subtracted from pixels on the scale 0 to 1.  [default: as the weights were trained]",
+    ),
+    click.option(
+        "--std",
+        type=values.numbers,
+        metavar="R,G,B",
+        help="What the result is divided by.  [default: as the weights were trained]",
+    ),
 )
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from cnncompress.cli.completion import folders
+
 _OPTIONS = (
     click.option(
         "--covariance",
@@ -16,7 +18,13 @@ _OPTIONS = (
         "--filters", metavar="LAYER", help="Draw the filters of one layer that work within a channel."
     ),
     click.option(
-        "-o", "--out", type=click.Path(path_type=Path), help="Folder for the pictures; new or empty."
+        "-o",
+        "--out",
+        "--output",
+        "out",
+        type=click.Path(path_type=Path),
+        shell_complete=folders,
+        help="Folder for the pictures; new or empty.",
     ),
     click.option(
         "--data",
@@ -38,7 +46,7 @@ _OPTIONS = (
         "may be repeated.",
     ),
     click.option(
-        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all random choices."
+        "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of all random choices."
     ),
 )
 

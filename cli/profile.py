@@ -1,16 +1,17 @@
 """``cnncompress profile MODEL``: measured times of layers and of what may replace them."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.cli import values
+from cnncompress.cli.completion import one_of, some_of
+from cnncompress.cli.names import AUTO, METHODS, MODELS, RUNTIMES, check_methods, check_names
 from cnncompress.cli.network_options import load, network_options
+from cnncompress.cli.values import words
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
     from cnncompress.latency import Setting
@@ -18,18 +19,25 @@ if TYPE_CHECKING:  # torch takes seconds, --help shall not
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", shell_complete=one_of(MODELS))
 @network_options
 @click.option(
     "--runtime",
     default="torch",
     show_default=True,
-    help="torch, torch.compile, onnxruntime, openvino, cuda or cuda-graphs.",
+    metavar="NAME",
+    shell_complete=one_of(RUNTIMES),
+    help="What the times are measured in: torch, torch.compile, onnxruntime, openvino, cuda or cuda-graphs.",
 )
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Compute threads.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images at a time.")
 @click.option(
-    "--method", default="auto", show_default=True, metavar="M[,M]|auto", help="What may replace the layers."
+    "--method",
+    default="auto",
+    show_default=True,
+    metavar="M[,M…]|auto",
+    shell_complete=some_of((AUTO, *METHODS)),
+    help="What may replace the layers: one decomposition, several, or auto for the usual ones.",
 )
 @click.option(
     "--align",
@@ -40,15 +48,18 @@ if TYPE_CHECKING:  # torch takes seconds, --help shall not
     help="Make ranks multiples of N.",
 )
 @click.option("--remeasure", is_flag=True, help="Measure what is known from before, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, and nothing else.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def profile(**given: Any) -> None:
-    """Measure what each layer of MODEL takes, and what fewer multiply-accumulates would really save.
+    """Time the layers of MODEL and what may replace them.
 
-    For half and for a quarter of a layer's MACs, each method is shown at its fastest ranks. The times are
-    kept, and `--budget latency` plans with the same ones. Nothing is downloaded: unless --weights or
-    --checkpoint say otherwise, the weights are random, on which times don't depend.
+    The table tells what fewer multiply-accumulates would really save on this machine. For half and for a
+    quarter of a layer's MACs, each method is shown at its fastest ranks. The times are kept, and
+    `--budget latency` plans with the same ones. Nothing is downloaded: unless --weights or --checkpoint
+    say otherwise, the weights are random, on which times don't depend.
     """
+    check_names("runtime", (given["runtime"],), RUNTIMES)
+    check_methods(words(given["method"]))
     from cnncompress.cli.progress import Progress
     from cnncompress.inspect import inspect_layers
     from cnncompress.latency import Setting
@@ -61,7 +72,7 @@ def profile(**given: Any) -> None:
     if given["weights"] == "default" and given["checkpoint"] is None:
         given["weights"] = "none"
     options = Options(method=given["method"], align=given["align"])
-    with redirect_stdout(sys.stderr), Progress(quiet=given["quiet"]) as report:
+    with Progress(quiet=given["quiet"]) as report:
         network = load(given, report)
         setting = Setting(
             runtime=given["runtime"],

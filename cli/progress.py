@@ -1,5 +1,12 @@
 """Events drawn on stderr: a live bar in a terminal, one line for each finished stage elsewhere."""
 
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Self
 
 from rich.console import Console
@@ -7,17 +14,23 @@ from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from cnncompress.cli.terminal import console as terminal
 from cnncompress.events import EpochDone, Event, LayerDone, Note, StageAdvanced, StageDone, StageStarted
 
 _WITH_RATE = {"images", "bytes"}  # of the others every step takes another time
 
 
 class Progress:
-    """A reporter and context manager; use it as ``report``."""
+    """A reporter and context manager; use it as ``report``.
+
+    Whatever a library prints in the meantime goes to stderr, where it can't end up between the braces of a
+    JSON document; when quiet, it is dropped, and so are warnings.
+    """
 
     def __init__(self, *, quiet: bool = False, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, soft_wrap=True, highlight=False)
+        self._console = console or terminal(stderr=True, soft_wrap=True)
         self._quiet = quiet
+        self._around = ExitStack()
         self._tasks: dict[str, TaskID] = {}
         self._counts: dict[str, int] = {}
         self._units: dict[str, str] = {}
@@ -29,14 +42,16 @@ class Progress:
             TextColumn("{task.fields[detail]}", markup=False, style="dim"),
             console=self._console,
             transient=True,
-            disable=quiet or not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal or self._console.is_dumb_terminal,
         )
 
     def __enter__(self) -> Self:
+        self._around.enter_context(_silence() if self._quiet else redirect_stdout(sys.stderr))
+        self._around.callback(self._bars.stop)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
+        self._around.close()
 
     def __call__(self, event: Event) -> None:
         """Draw one event.
@@ -91,6 +106,23 @@ class Progress:
         if done.images:
             parts.append(f"{done.waited:.1f} s of them waiting for images")
         return ", ".join(parts)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Drop what is printed, warned of and logged below errors."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with (
+            Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 class _Amount(ProgressColumn):

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cnncompress.cli.terminal import console as terminal
 from cnncompress.formats import format_bytes, format_count, format_number, format_percent, format_times
 
 UNLIMITED = 10_000  # columns; rich otherwise takes a pipe for 80 columns wide
@@ -31,7 +31,7 @@ def print_table(
         right: headers of columns that are aligned to the right.
         wrap: headers of columns that may break into several lines.
     """
-    console = Console(highlight=False)
+    console = terminal()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(
@@ -43,7 +43,7 @@ def print_table(
         )
     for row in rows:
         table.add_row(*map(Text, row))
-    wide = Console(highlight=False, width=UNLIMITED)
+    wide = terminal(width=UNLIMITED)
     if console.is_terminal:
         # a terminal that is too narrow breaks lines itself; names must not be cut for it
         console.width = max(console.width, Measurement.get(wide, wide.options, table).minimum)

@@ -1,16 +1,16 @@
 """``cnncompress train NAME``: a network on a folder of images."""
 
 import json
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cnncompress.cli import values
+from cnncompress.cli.completion import folders, one_of
 from cnncompress.cli.compress import file_name
 from cnncompress.cli.compress_options import OUTPUT
+from cnncompress.cli.names import DEVICES, MODELS, RECIPES, check_names
 from cnncompress.cli.processes import processes
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
@@ -20,18 +20,28 @@ INTERRUPTED = 130  # what shells report after Ctrl-C
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=one_of(MODELS))
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
+    shell_complete=folders,
     required=True,
     help="Folder with train/CLASS/* and test/CLASS/*, or with one folder for each class.",
 )
 @click.option(
-    "--eval", "evaluation", type=click.Path(path_type=Path), help="Folder with test images in class folders."
+    "--eval",
+    "evaluation",
+    type=click.Path(path_type=Path),
+    shell_complete=folders,
+    help="Folder with test images in class folders.",
 )
 @click.option(
-    "--recipe", default="short", show_default=True, help="short, sic, nin, recover, upper or finetune."
+    "--recipe",
+    default="short",
+    show_default=True,
+    metavar="RECIPE",
+    shell_complete=one_of(RECIPES),
+    help="How it learns: short, sic, nin, recover, upper or finetune.",
 )
 @click.option(
     "--checkpoint",
@@ -46,21 +56,29 @@ INTERRUPTED = 130  # what shells report after Ctrl-C
     type=click.IntRange(1),
     help="Parts that a step's images are run in, to save memory.  [default: the recipe's]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of everything random.")
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of everything random."
+)
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
-    help="Of the arithmetic while training.  [default: the recipe's]",
+    help="Numbers of the arithmetic while training.  [default: the recipe's]",
 )
 @click.option("--input-size", type=click.IntRange(1), metavar="PIXELS", help="Height and width of the input.")
-@click.option("--device", default="cpu", show_default=True, help="Where it trains, for example cuda.")
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    shell_complete=one_of(DEVICES),
+    help="Where it trains, for example cuda.",
+)
 @click.option(
     "--memory",
     type=values.size,
     metavar="SIZE",
     default="1GB",
     show_default=True,
-    help="For decoded images, which are then not decoded again in each epoch.",
+    help="Memory for decoded images, which are then not decoded again in each epoch.",
 )
 @click.option(
     "--max-bad",
@@ -72,8 +90,10 @@ INTERRUPTED = 130  # what shells report after Ctrl-C
 @click.option(
     "-o",
     "--out",
+    "--output",
     "output",
     type=click.Path(path_type=Path),
+    shell_complete=folders,
     help=f"Folder for the results.  [default: {OUTPUT}/NAME-trained]",
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted training in the --out folder.")
@@ -82,12 +102,14 @@ INTERRUPTED = 130  # what shells report after Ctrl-C
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no table, only the verdict.")
 @click.pass_context
 def train(context: click.Context, /, **given: Any) -> None:
-    """Train NAME, from a random start or a checkpoint, on a folder of images.
+    """Train NAME on a folder of images.
 
-    NAME is one that `cnncompress models` lists. The folder gets model.safetensors, which `--checkpoint` of
-    the other commands reads, and train.json: recipe, history, accuracy, MACs, versions. After each epoch the
-    state is kept, so that an interrupted training goes on with --resume to the same result.
+    NAME is one that `cnncompress models` lists; it starts from random weights or a checkpoint. The --out
+    folder gets model.safetensors, which `--checkpoint` of the other commands reads, and train.json:
+    recipe, history, accuracy, MACs, versions. After each epoch the state is kept, so that an interrupted
+    training goes on with --resume to the same result.
     """
+    check_names("recipe", (given["recipe"],), RECIPES)
     job = _job(given)
     with processes(job.device) as world:
         given["quiet"] = given["quiet"] or not world.is_first
@@ -107,8 +129,7 @@ def _run(context: click.Context, job: Any, world: "World", *, quiet: bool) -> An
     from cnncompress.training.job import run_job
 
     try:
-        # whatever a library prints must not end up between the braces
-        with redirect_stdout(sys.stderr), Progress(quiet=quiet) as report:
+        with Progress(quiet=quiet) as report:
             return run_job(job, report, world)
     except KeyboardInterrupt:
         from cnncompress.training.folders import STATE

@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from cnncompress.errors import CompressError
     from cnncompress.finetuning.job import finetune_folder
     from cnncompress.finetuning.options import FinetuneJob
+    from cnncompress.gate import Reference, Thresholds, check_folder
     from cnncompress.models import load_network
     from cnncompress.network import Network, Preprocess
     from cnncompress.plan import LayerPlan, Plan
+    from cnncompress.plots import Plots
     from cnncompress.repair import repair_network
 
 __version__ = "0.1.0"
@@ -59,12 +61,16 @@ _HOMES = {
     "CompressError": "errors",
     "FinetuneJob": "finetuning.options",
     "finetune_folder": "finetuning.job",
+    "Reference": "gate",
+    "Thresholds": "gate",
+    "check_folder": "gate",
     "repair_network": "repair",
     "load_network": "models",
     "Network": "network",
     "Preprocess": "network",
     "LayerPlan": "plan",
     "Plan": "plan",
+    "Plots": "plots",
 }
 
 __all__ = [
@@ -86,7 +92,9 @@ __all__ = [
     "Options",
     "Outer",
     "Plan",
+    "Plots",
     "Preprocess",
+    "Reference",
     "Result",
     "Root",
     "SICBottleneck",
@@ -94,9 +102,11 @@ __all__ = [
     "SVDOut",
     "Spatial",
     "SpatialBottleneck",
+    "Thresholds",
     "Topological",
     "Unravel",
     "World",
+    "check_folder",
     "compress",
     "compress_model",
     "finetune_folder",

@@ -77,12 +77,12 @@ class Comparison:
             "drop_top1": drop.drop,
             "ci95_paired": [drop.low, drop.high],
         }
-        five = (self.before and self.before.in_top5, self.after and self.after.in_top5)
-        if five[0] is not None and five[1] is not None:
+        five, five_after = (one.in_top5 if one is not None else None for one in (self.before, self.after))
+        if five is not None and five_after is not None:
             found |= {
-                "top5_before": 100 * float(five[0].mean()),
-                "top5_after": 100 * float(five[1].mean()),
-                "drop_top5": paired_drop(*five).drop,
+                "top5_before": 100 * float(five.mean()),
+                "top5_after": 100 * float(five_after.mean()),
+                "drop_top5": paired_drop(five, five_after).drop,
             }
         return found
 

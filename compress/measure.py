@@ -154,6 +154,23 @@ def latencies(
     return tuple(found)
 
 
+def layout_for(original: nn.Module, input_size: Sequence[int]) -> torch.memory_format:
+    """The memory format in which torch is timed.
+
+    Args:
+        original: the network before, whose format the compressed one shares.
+        input_size: channels, height and width.
+
+    Returns:
+        That which it was put into, else the faster one of those in which it runs.
+    """
+    # contiguous weights don't tell: it may be how the network was loaded, or all that it can do
+    if layout_of(original) is torch.channels_last:
+        return torch.channels_last
+    channels, height, width = input_size
+    return faster_layout(original, (channels, height, width))
+
+
 @contextmanager
 def _subjects(
     original: nn.Module,
@@ -161,10 +178,7 @@ def _subjects(
     input_size: Sequence[int],
     files: tuple[Path | None, Path | None],
 ) -> Iterator[tuple[Subject, Subject]]:
-    channels, height, width = input_size
-    # contiguous weights don't tell: it may be how the network was loaded, or all that it can do
-    prepared = layout_of(original) is torch.channels_last
-    layout = torch.channels_last if prepared else faster_layout(original, (channels, height, width))
+    layout = layout_for(original, input_size)
     with tempfile.TemporaryDirectory() as folder:
         yield (
             Subject(original, input_size, layout, _existing(files[0]) or Path(folder) / "before.onnx"),

@@ -145,7 +145,7 @@ def test_labels_train_and_the_folder_is_replaced(data, out):
     result = finetune(out, "--train", data / "train", "--eval", data / "test", *FAST)
     assert result.exit_code == 0, result.output
     assert {path.name for path in out.iterdir()} == {
-        "model.safetensors", "plan.json", "report.json", "report.html",
+        "model.safetensors", "model.py", "plan.json", "report.json", "report.html",
     }  # fmt: skip
     after = report_of(out)
     done = after["finetune"]

@@ -183,7 +183,8 @@ def test_json_is_the_planners_part_or_a_layers_line(tmp_path: Path, report: dict
     planner = report["planner"]
     assert json.loads(explain(tmp_path, report, "--json").stdout) == planner
     assert json.loads(explain(tmp_path, report, "features.2", "--json").stdout) == planner["layers"][0]
-    assert json.loads(explain(tmp_path, report, "features.0", "--json").stdout) is None
+    stays = json.loads(explain(tmp_path, report, "features.0", "--json").stdout)
+    assert (stays["name"], stays["method"], stays["reason"]) == ("features.0", "none", "the first layer")
 
 
 def test_an_unknown_layer_is_named_with_its_neighbours(tmp_path: Path, report: dict[str, Any]) -> None:
