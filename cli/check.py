@@ -110,8 +110,8 @@ def check(context: click.Context, /, **given: Any) -> None:
     if given["output"] is not None or folder.is_dir():
         verdict = _written(verdict, folder, time.perf_counter() - started)
     _tell_github(verdict)
-    text = json.dumps(verdict.to_json(), indent=2, ensure_ascii=False) if given["as_json"] else verdict.line
-    click.echo(text)
+    text = json.dumps(verdict.to_json(), indent=2) if given["as_json"] else verdict.line
+    click.echo(text.encode("utf-8", "backslashreplace"))  # a folder's name may be no text
     context.exit({"passed": 0, "failed": FAILED, "error": NOT_MEASURED}[verdict.status])
 
 
@@ -207,7 +207,7 @@ def _written(verdict: "Verdict", folder: Path, seconds: float) -> "Verdict":
     try:
         write_text(
             folder / JSON,
-            json.dumps(verdict.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+            json.dumps(verdict.to_json(), indent=2, allow_nan=False) + "\n",
         )
         write_text(folder / JUNIT, junit_xml(verdict, seconds=seconds))
     except OutputError as error:

@@ -1,5 +1,9 @@
 """The group of commands; a model's name alone means ``compress``."""
 
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -40,6 +44,7 @@ class DefaultGroup(click.Group):
         Raises:
             SystemExit: the program has ended.
         """
+        _find_own_code(extra.get("args") or (args[0] if args else None) or sys.argv[1:])
         try:
             return super().main(*args, **extra)
         except SystemExit as end:
@@ -88,6 +93,16 @@ class DefaultGroup(click.Group):
             if is_first():
                 click.echo("interrupted; what was not finished was not written", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _find_own_code(words: Sequence[str]) -> None:
+    """Let ``package.module:factory`` name a module in the working folder, as ``python -m`` does.
+
+    Only where one is named, and after all that is installed: no other file there shall ever be run.
+    """
+    named = any(re.fullmatch(r"(--\w+=)?(?!timm:)[^\W\d][\w.]*:[\w.]+", word) for word in words)
+    if named and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
 
 
 HELP = """Make a trained convolutional network cheaper and faster.

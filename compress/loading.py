@@ -10,6 +10,8 @@ from cnncompress.errors import OutputError
 from cnncompress.models import rebuild
 from cnncompress.plan import Plan
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     """Load a compressed network.
@@ -30,6 +32,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
     network = plan.build(model if model is not None else rebuild(plan.source))
     weights = folder / "model.safetensors"
     try:
+        _require_content(weights)
         state = load_file(weights)
     except (OSError, SafetensorError) as problem:
         raise OutputError(f"{weights}: can't be read: {problem}") from None
@@ -42,3 +45,11 @@ def load(path: str | Path, model: nn.Module | None = None) -> nn.Module:
         name = (missing or unexpected)[0]
         raise OutputError(f"{weights}: doesn't fit plan.json beside it, for example at {name}; run again")
     return network
+
+
+def _require_content(weights: Path) -> None:
+    with weights.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise OutputError(
+                f"{weights}: is a pointer of Git LFS, not the weights; fetch them: git lfs pull"
+            )

@@ -590,3 +590,38 @@ def test_runs_as_a_module(module: str) -> None:
         [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True
     )
     assert re.fullmatch(r"cnncompress \d+\.\d+\.\d+\s*", done.stdout)
+
+
+NET_SOURCE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+"""
+
+
+def test_own_code_is_found_in_the_working_folder_but_hides_nothing_installed(tmp_path: Path) -> None:
+    (tmp_path / "nets_here.py").write_text(NET_SOURCE)
+    (tmp_path / "click.py").write_text("raise SystemExit('a file of the working folder was run')")
+    program = "import sys; sys.path.remove(''); from cnncompress.cli import main; main()"
+    found = subprocess.run(  # noqa: S603  # ourselves
+        [sys.executable, "-c", program, "inspect", "nets_here:build", "--json", "-q", "--input-size", "16"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)
+
+
+def test_the_working_folder_is_searched_only_for_named_code(
+    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for words in (("vgg16",), ("timm:resnet50",), ("vgg16", "--data", "C:photos/x"), ("models",)):
+        run(*words)
+        assert str(tmp_path) not in sys.path
+    run("nets:build")
+    assert sys.path[-1] == str(tmp_path)

@@ -1,6 +1,7 @@
 """``cnncompress check``: exit codes, files, what GitHub is told."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -249,3 +250,15 @@ def test_a_check_is_part_of_the_folder(out: Path) -> None:
 
     assert check("--min-speedup", "1.5", "-q").exit_code == 0
     check_folder(out, overwrite=True)
+
+
+def test_a_folder_whose_name_is_no_text_is_told_apart_from_a_failed_gate(out: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"o\xffdd")  # safetensors reads no such path
+    shutil.copytree(out, tmp_path / odd)
+    given = ("--network", FACTORY, "--min-speedup", "1.5", "-q")
+    result = CliRunner().invoke(main, ["check", odd, *given, "--json"])
+    assert result.exit_code == 3
+    assert json.loads(result.stdout) == json.loads((tmp_path / odd / "check.json").read_text())
+    missing = CliRunner().invoke(main, ["check", odd + "x", *given])
+    assert missing.exit_code == 3
+    assert "could not be measured" in missing.stdout

@@ -404,3 +404,23 @@ def test_a_verdict_with_an_error_has_neither_passed_nor_failed() -> None:
     assert verdict.status == "error"
     assert "no images" in verdict.line
     assert json.loads(json.dumps(verdict.to_json()))["status"] == "error"
+
+
+def test_a_broken_limit_never_looks_kept(compressed: Path, data: tuple) -> None:
+    size = (compressed / "model.safetensors").stat().st_size
+    (finding,) = check_folder(compressed, Thresholds(max_size=size - 1), reference=ORIGINAL).verdict.findings
+    assert f"{size:,}" in finding.text
+    assert f"{size - 1:,}" in finding.text
+    exact = check_folder(compressed, Thresholds(max_drop=50), evaluation=data, reference=ORIGINAL).verdict
+    limit = exact.accuracy["top1"]["drop"] - 0.0004
+    broken = check_folder(compressed, Thresholds(max_drop=limit), evaluation=data, reference=ORIGINAL).verdict
+    assert broken.status == "failed"
+    shown, allowed = broken.findings[0].text.split(" points")[0], broken.findings[0].text.split("allowed ")[1]
+    assert float(shown) > float(allowed)
+
+
+def test_a_pointer_of_git_lfs_is_named(folder: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    (folder / "model.safetensors").write_text(pointer)
+    with pytest.raises(OutputError, match="git lfs pull"):
+        check_folder(folder, Thresholds(min_speedup=1.1), reference=ORIGINAL)

@@ -56,6 +56,7 @@ def judge(
 def _drop(name: str, entries: Mapping[str, Any], images: int, limit: float, gate: str) -> Finding:
     judged = entries["high"] if gate == "upper" else entries["drop"]
     what = "its upper end may be" if gate == "upper" else "allowed"
+    digits = _digits(judged, limit)
     return Finding(
         name=name,
         value=entries["drop"],
@@ -64,9 +65,10 @@ def _drop(name: str, entries: Mapping[str, Any], images: int, limit: float, gate
         unit="points",
         passed=judged <= limit + _ROUNDING,
         text=(
-            f"{_points(entries['drop'])} points ({format_number(entries['before'], 2)} -> "
+            f"{format_number(entries['drop'], digits)} points ({format_number(entries['before'], 2)} -> "
             f"{format_number(entries['after'], 2)} % of {images} images, 95 % interval "
-            f"{_points(entries['low'])} to {_points(entries['high'])}), {what} {_points(limit)}"
+            f"{_points(entries['low'])} to {format_number(entries['high'], digits)}), {what} "
+            f"{format_number(limit, digits)}"
         ),
     )
 
@@ -102,8 +104,16 @@ def _size(size: int, limit: int) -> Finding:
         limit=limit,
         unit="bytes",
         passed=size <= limit,
-        text=f"{format_bytes(size)} of weights, allowed {format_bytes(limit)}",
+        text=f"{format_bytes(size)} of weights, {size:,} bytes, allowed {limit:,}",
     )
+
+
+def _digits(judged: float, limit: float) -> int:
+    """Decimals that tell a drop from its limit: one that is broken must not look kept."""
+    alike = [
+        digits for digits in range(2, 6) if format_number(judged, digits) == format_number(limit, digits)
+    ]
+    return 2 if judged == limit or not alike else max(alike) + 1
 
 
 def _points(value: float) -> str:
