@@ -19,6 +19,8 @@ from cnncompress.errors import OutputError
 ONNX_LIMIT = 2**31 - 2**24  # protobuf refuses 2 GiB; the graph itself needs a little
 VERIFIED_BATCHES = (1, 2, 3)
 TOLERANCE = 1e-4
+COLORS = {1: "L", 3: "RGB"}
+"""Pillow's name of what a network of so many channels reads."""
 
 
 class ExportError(OutputError):
@@ -53,7 +55,7 @@ def write_safetensors(model: nn.Module, path: str | Path, metadata: Mapping[str,
     texts = {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in (metadata or {}).items()
     }
-    with _replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
         try:
@@ -75,9 +77,18 @@ def write_onnx(
 ) -> None:
     """Write a network as one ONNX file with a free batch size, then prove it against torch.
 
-    The input is called ``input``, a single output ``output``; class names and preprocessing travel as
-    JSON in the file's metadata. onnxruntime must give torch's outputs at several batch sizes. A file that
-    can't be written is an `OutputError`.
+    The input is called ``input``, a single output ``output``. What somebody needs who has the file alone
+    travels in its metadata, where onnxruntime gives it as ``session.get_modelmeta().custom_metadata_map``:
+
+    - ``input_size``: JSON, channels, height and width;
+    - ``categories``: JSON, class names in the order of the outputs; absent if unknown;
+    - ``preprocess``: JSON, the fields of `cnncompress.network.Preprocess`: ``resize`` (length of the shorter
+      side in pixels, null to leave it), ``crop`` (height and width, from the centre), ``interpolation``,
+      ``mean`` and ``std`` (per channel, of pixels divided by 255); absent if unknown;
+    - ``color``: ``RGB``, or ``L`` for networks of one channel (grey); absent for other numbers of channels.
+
+    The same stands in words in the model's ``doc_string``. onnxruntime must give torch's outputs at several
+    batch sizes. A file that can't be written is an `OutputError`.
 
     Args:
         model: in eval mode or not; it is exported in eval mode and never changed.
@@ -92,18 +103,47 @@ def write_onnx(
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size > ONNX_LIMIT:
         raise ExportError(f"{path}: {size / 2**30:.2f} GiB of weights, one ONNX file holds at most 2 GiB")
-    frozen = _in_eval_on_cpu(model)
+    frozen = in_eval_on_cpu(model)
+    metadata = _metadata(input_size, categories, preprocess)
+    with replacing(Path(path)) as temporary:
+        program = _exported(frozen, input_size, str(path))
+        program.model.metadata_props.update(metadata)
+        program.model.doc_string = _in_words(input_size, preprocess)
+        program.save(str(temporary), external_data=False)
+        del program  # the weights would be held a second time while verifying
+        _verify(frozen, input_size, temporary, str(path))
+
+
+def _metadata(
+    input_size: Sequence[int], categories: Sequence[str], preprocess: Mapping[str, Any] | None
+) -> dict[str, str]:
     metadata = {"input_size": json.dumps(list(input_size))}
     if categories:
         metadata["categories"] = json.dumps(list(categories))
     if preprocess is not None:
         metadata["preprocess"] = json.dumps(dict(preprocess))
-    with _replacing(Path(path)) as temporary:
-        program = _exported(frozen, input_size, str(path))
-        program.model.metadata_props.update(metadata)
-        program.save(str(temporary), external_data=False)
-        del program  # the weights would be held a second time while verifying
-        _verify(frozen, input_size, temporary, str(path))
+    if input_size[0] in COLORS:
+        metadata["color"] = COLORS[input_size[0]]
+    return metadata
+
+
+def _in_words(input_size: Sequence[int], preprocess: Mapping[str, Any] | None) -> str:
+    channels, height, width = input_size
+    shape = (
+        f"Input: float32, shape (batch, {channels}, {height}, {width}), channels {COLORS.get(channels, '')}."
+    )
+    if preprocess is None:
+        return shape
+    resize = preprocess.get("resize")
+    steps = [
+        f"resize the shorter side to {resize} pixels ({preprocess.get('interpolation')}, antialiased)"
+        if resize
+        else "",
+        f"crop {height} x {width} pixels from the centre",
+        "divide by 255",
+        f"subtract {preprocess.get('mean')} and divide by {preprocess.get('std')} per channel",
+    ]
+    return f"{shape} Preparation: {'; '.join(step for step in steps if step)}."
 
 
 def _exported(model: nn.Module, input_size: Sequence[int], path: str) -> torch.onnx.ONNXProgram:
@@ -149,7 +189,7 @@ def _verify(model: nn.Module, input_size: Sequence[int], file: Path, path: str) 
             raise ExportError(
                 f"{path}: onnxruntime fails at batch {batch} ({str(error).splitlines()[0]})"
             ) from error
-        difference = max(_difference(*pair) for pair in zip(expected, outputs, strict=True))
+        difference = max(relative_difference(*pair) for pair in zip(expected, outputs, strict=True))
         if not difference <= TOLERANCE:
             raise ExportError(
                 f"{path}: onnxruntime differs from torch by {difference:.1e} of the largest output "
@@ -157,8 +197,16 @@ def _verify(model: nn.Module, input_size: Sequence[int], file: Path, path: str) 
             )
 
 
-def _difference(expected: Tensor, output: Tensor) -> float:
-    # over the largest magnitude; infinite where shapes differ or NaN appears
+def relative_difference(expected: Tensor, output: Tensor) -> float:
+    """How far an output is from what it should be.
+
+    Args:
+        expected: as it should be.
+        output: as it is.
+
+    Returns:
+        The largest difference over the largest magnitude; infinite where shapes differ or NaN appears.
+    """
     if expected.shape != output.shape:
         return float("inf")
     scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
@@ -178,7 +226,15 @@ def _tensors(output: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in _tensors(part)]
 
 
-def _in_eval_on_cpu(model: nn.Module) -> nn.Module:
+def in_eval_on_cpu(model: nn.Module) -> nn.Module:
+    """A network that may be run, though not changed.
+
+    Args:
+        model: on any device, in any mode.
+
+    Returns:
+        The network itself where it is in evaluation mode on the CPU, else a copy that is.
+    """
     on_cpu = all(tensor.device.type == "cpu" for tensor in model.state_dict().values())
     if on_cpu and not any(module.training for module in model.modules()):
         return model  # a copy of a large classifier costs half a gigabyte
@@ -186,7 +242,18 @@ def _in_eval_on_cpu(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file under a temporary name that is renamed when the block ends well.
+
+    Args:
+        path: the file to be written.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        OutputError: writing failed; nothing is left behind.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary

@@ -86,7 +86,7 @@ def _refuse_foreign(target: Path, *, overwrite: bool) -> None:
     if target.is_mount() or target == Path.cwd():
         raise OutputError(f"{target}: is in use as a whole and can't be swapped; choose a folder inside it")
     try:
-        names = {entry.name for entry in target.iterdir()}
+        names = {entry.name for entry in target.iterdir() if not _is_compiled(entry)}
     except OSError as error:
         raise OutputError(_cannot_write(target, error)) from None
     if not names:
@@ -112,6 +112,15 @@ def _refuse_foreign(target: Path, *, overwrite: bool) -> None:
         raise OutputError(
             f"{target}: holds earlier results; replace them with --overwrite or choose another folder"
         )
+
+
+def _is_compiled(folder: Path) -> bool:
+    """Whether Python alone wrote it when somebody imported model.py."""
+    return (
+        folder.name == "__pycache__"
+        and folder.is_dir()
+        and all(file.name.startswith("model.") and file.suffix == ".pyc" for file in folder.iterdir())
+    )
 
 
 def _make_parents(target: Path) -> list[Path]:

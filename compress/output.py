@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from cnncompress.folder import atomic_folder
 from cnncompress.memory import peak_rss_mb
 from cnncompress.network import Network
 from cnncompress.report import render_html
+from cnncompress.standalone import write_model_file
 
 
 def write_results(
@@ -27,11 +28,11 @@ def write_results(
     overwrite: bool = False,
     progress: Reporter = silent,
 ) -> Path:
-    """Write model.safetensors, plan.json, model.onnx, report.json and report.html.
+    """Write model.safetensors, model.py, plan.json, model.onnx, report.json and report.html.
 
-    A network that has no ONNX form is written without it, with a note in the report and to ``progress``:
-    the results of a long run are worth more than one of their formats. A folder that must not be replaced
-    or can't be written is an `OutputError`, and nothing is left behind.
+    A network that has no ONNX form, or none in plain torch, is written without it, with a note in the report
+    and to ``progress``: the results of a long run are worth more than one of their formats. A folder that
+    must not be replaced or can't be written is an `OutputError`, and nothing is left behind.
 
     Args:
         folder: to be written.
@@ -50,19 +51,30 @@ def write_results(
     progress(StageStarted(stage))
     full = {**report, "input_size": list(network.input_size), "notes": list(report.get("notes") or [])}
     with atomic_folder(folder, overwrite=overwrite) as temporary:
-        write_safetensors(model, temporary / "model.safetensors", {"format": "pt", "plan": dict(plan)})
-        try:
-            write_onnx(
+        weights = temporary / "model.safetensors"
+        described: dict[str, Any] = {
+            "categories": network.categories,
+            "preprocess": network.preprocess.to_json(),
+        }
+        write_safetensors(model, weights, {"format": "pt", "plan": dict(plan)})
+        writers: dict[str, Callable[[Path], None]] = {
+            "model.py": lambda path: write_model_file(
                 model,
-                network.input_size,
-                temporary / "model.onnx",
-                categories=network.categories,
-                preprocess=network.preprocess.to_json(),
-            )
-        except ExportError as error:
-            note = "no model.onnx: " + str(error).replace(f"{temporary}/", "")
-            full["notes"].append(note)
-            progress(Note(note))
+                path,
+                weights,
+                input_size=network.input_size,
+                header=_header(full, network),
+                **described,
+            ),
+            "model.onnx": lambda path: write_onnx(model, network.input_size, path, **described),
+        }
+        for name, write in writers.items():
+            try:
+                write(temporary / name)
+            except ExportError as error:
+                note = f"no {name}: " + str(error).replace(f"{temporary}/", "")
+                full["notes"].append(note)
+                progress(Note(note))
         if full.get("timing"):
             full["timing"] = _with_saving(full["timing"], time.perf_counter() - started)
             full["peak_rss_mb"] = peak_rss_mb()
@@ -71,6 +83,18 @@ def write_results(
         (temporary / "report.html").write_text(render_html(strict_json(full)), encoding="utf-8")
     progress(StageDone(stage, time.perf_counter() - started))
     return Path(folder)
+
+
+def _header(report: Mapping[str, Any], network: Network) -> list[str]:
+    """What made the network, without times and paths, so that the same run writes the same file."""
+    macs, versions = report.get("macs") or {}, report.get("environment") or {}
+    lines = [f"Network: {network.name}; its weights: {network.weights}"]
+    if macs:
+        lines.append(
+            f"Multiply-accumulates: {macs['after']:,} of {macs['before']:,}, {macs['speedup']:.2f}x fewer"
+        )
+    made = [f"{package} {versions[package]}" for package in ("cnncompress", "torch") if package in versions]
+    return [*lines, *([f"Made by {', '.join(made)}"] if made else [])]
 
 
 def _with_saving(timing: Mapping[str, float], seconds: float) -> dict[str, float]:

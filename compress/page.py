@@ -51,7 +51,7 @@ def _plain(value: Any) -> str:
         return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items()) or MISSING
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value)) or MISSING
-    return str(value)
+    return str(value) or MISSING
 
 
 def _brief(value: float | None) -> str:

@@ -172,3 +172,8 @@ class Plan:
         if not isinstance(value, dict):
             raise OutputError(f"{path}: can't be read as a plan: not a JSON object")
         return cls.from_json(value)
+
+    def _repr_html_(self) -> str:
+        from cnncompress.summary_html import plan_html  # noqa: PLC0415  # only notebooks need templates
+
+        return plan_html(self.to_json())

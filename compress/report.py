@@ -5,11 +5,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cnncompress.changed_figure import changed_bars
 from cnncompress.effective_kernel import filter_arrays
 from cnncompress.figures import cost_bars, energy_curves, error_curves
 from cnncompress.filter_figures import color_clouds, filter_tiles
 from cnncompress.page import page_templates
 from cnncompress.planner_figures import loss_bars, probe_scatter, time_scatter
+from cnncompress.thumbnails import PREFIX
 
 # a search for a drop tells of its trials alone where the rule tells nothing
 _PLANNER: Mapping[str, Any] = dict.fromkeys(
@@ -29,7 +31,9 @@ def render_html(report: Mapping[str, Any]) -> str:
     layers = report.get("layers") or []
     filters = filter_arrays(report["filters"]) if report.get("filters") else None
     planner = _PLANNER | report["planner"] if report.get("planner") else None
+    changed = _with_safe_pictures(report["changed"]) if report.get("changed") else None
     drawn = {
+        "changed_figure": changed_bars(changed or {}),
         "energy_figure": energy_curves(report.get("energy") or {}, layers),
         "error_figure": error_curves(layers),
         "cost_figure": cost_bars(layers, planner),
@@ -45,9 +49,19 @@ def render_html(report: Mapping[str, Any]) -> str:
         .render(
             report=_with_defaults(report),
             planner=planner,
+            changed=changed,
             **{name: Markup(figure) for name, figure in drawn.items()},  # noqa: S704  # matplotlib escapes
         )
     )
+
+
+def _with_safe_pictures(changed: Mapping[str, Any]) -> dict[str, Any]:
+    """Without addresses of anything else than pictures within the page."""
+    examples = [
+        {**one, "picture": one["picture"] if str(one.get("picture") or "").startswith(PREFIX) else None}
+        for one in changed.get("examples") or []
+    ]
+    return {**changed, "examples": examples}
 
 
 def _with_defaults(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +83,7 @@ def _with_defaults(report: Mapping[str, Any]) -> dict[str, Any]:
         "weights": "",
         "data_hash": "",
         "input_size": None,
+        "preprocess": None,
         "created": "",
     }
     return empty | {key: value for key, value in report.items() if value is not None}

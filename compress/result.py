@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -10,9 +10,13 @@ from cnncompress.events import Reporter, silent
 from cnncompress.network import Network
 from cnncompress.output import write_results
 from cnncompress.plan import Plan
+from cnncompress.summary_html import headline, result_html
+
+if TYPE_CHECKING:
+    from cnncompress.plots import Plots
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A compressed network.
 
@@ -27,6 +31,13 @@ class Result:
     network: Network
     plan: Plan
     report: dict[str, Any]
+
+    @property
+    def plot(self) -> "Plots":
+        """The report's drawings, for example ``result.plot.errors()``."""
+        from cnncompress.plots import Plots  # noqa: PLC0415  # loads slowly
+
+        return Plots(self.report)
 
     def save(self, path: str | Path, *, overwrite: bool = False, report: Reporter = silent) -> Path:
         """Write model.safetensors, plan.json, model.onnx, report.json and report.html.
@@ -48,3 +59,9 @@ class Result:
             overwrite=overwrite,
             progress=report,
         )
+
+    def __repr__(self) -> str:
+        return f"Result({headline(self.report)})"
+
+    def _repr_html_(self) -> str:
+        return result_html(self.report)

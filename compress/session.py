@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,18 +12,17 @@ from cnncompress.arrays import choose_backend
 from cnncompress.calibration import calibrate
 from cnncompress.clock import Clock
 from cnncompress.data import check_disjoint
-from cnncompress.decompositions import Factors, make
+from cnncompress.decompositions import Factors
 from cnncompress.default_data import default_data
 from cnncompress.devices import usable_device
 from cnncompress.distributed import ALONE, World, require_same, sharded
-from cnncompress.effective_kernel import filters_of
 from cnncompress.environment import environment
-from cnncompress.evaluate import Comparison, OriginalOutputs, compare
 from cnncompress.events import Note, Reporter, StageDone, StageStarted, silent
 from cnncompress.factorize import factorize_, originals
 from cnncompress.finetuning.choice import reconstructed_layers, trained_layers
+from cnncompress.first_filters import first_filters
 from cnncompress.folding import copy_sharing_weights, fold_batchnorms, foldable
-from cnncompress.gather import Context, held_out_images
+from cnncompress.gather import Context
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo, inspect_layers
 from cnncompress.measure import Latency, latencies
@@ -41,6 +39,7 @@ from cnncompress.prefix import Prefix
 from cnncompress.recovery import Recovery
 from cnncompress.result import Result
 from cnncompress.settling import Settled, Settler
+from cnncompress.side_by_side import SideBySide
 from cnncompress.summary import summarize
 from cnncompress.variants import VARIANTS, compare_variants
 
@@ -136,7 +135,9 @@ class Session:
             world=world,
         )
         self._known = replace(known, patches=None)  # the settler alone needs them, for a while
-        self._answers = OriginalOutputs(self.original, network.features, memory=options.memory)
+        self._judges = SideBySide(
+            self.original, network, calibration, evaluation, memory=options.memory, world=world
+        )
         self._shared, self._report = clock, report
 
     def run(self, options: Options | None = None) -> Result:
@@ -163,7 +164,7 @@ class Session:
             world=self._world,
         )
         factors = _factorize(compressed, self.layers, plans, context, clock)
-        pictures = _first_filters(self.original, compressed, self.layers, plans)
+        pictures = first_filters(self.original, compressed, self.layers, plans)
         recovery = Recovery(
             original=self.original,
             layers=self.layers,
@@ -174,10 +175,10 @@ class Session:
         )
         compressed, repaired = recovery.repaired(compressed, self._source)
         absorbed = absorb_orders(compressed, pinned=network.features)
-        untrained = self._compare(compressed, options, clock) if options.finetune else None
+        untrained = self._judges.compare(compressed, options, clock) if options.finetune else None
         compressed, finetuned = recovery.finetuned(compressed, self._training, network.input_size)
         alone = self._compare_variants(plans, context, options, clock)
-        comparison = self._compare(compressed, options, clock)
+        comparison = self._judges.compare(compressed, options, clock)
         timed = self._timed(compressed, options, clock)
         plan = Plan(
             network=network.name,
@@ -214,6 +215,7 @@ class Session:
             factors=factors,
             alone=alone,
             comparison=comparison,
+            changed=self._judges.changed(comparison),
             calibration=self._source,
             evaluation=self.evaluation,
             latency=timed,
@@ -243,24 +245,6 @@ class Session:
             batch_size=options.batch_size,
             memory=options.memory,
             processes=self._world.size,
-        )
-
-    def _compare(self, compressed: nn.Module, options: Options, report: Reporter) -> Comparison:
-        """On the evaluation images, or on those calibration images that were not fitted."""
-        only = None
-        if self.evaluation is None:
-            unreadable = {bad.key for bad in self._source.bad}
-            readable = [i for i, key in enumerate(self._source.keys) if key not in unreadable]
-            only = held_out_images(readable, share=options.holdout, seed=options.seed)
-        return compare(
-            self._answers,
-            compressed,
-            self.evaluation if self.evaluation is not None else self._source,
-            features=self.network.features,
-            batch_size=options.batch_size,
-            only=only,
-            world=self._world,
-            report=report,
         )
 
     def _timed(self, compressed: nn.Module, options: Options, report: Reporter) -> tuple[Latency, ...]:
@@ -312,15 +296,3 @@ def _factorize(
     factors = factorize_(compressed, layers, plans, context, report)
     report(StageDone(stage, time.perf_counter() - begun))
     return factors
-
-
-def _first_filters(
-    original: nn.Module, compressed: nn.Module, layers: Sequence[LayerInfo], plans: Sequence[LayerPlan]
-) -> dict[str, Any] | None:
-    """The filters of the first layer that was replaced, before and after, if they look at colours."""
-    for layer, planned in zip(layers, plans, strict=True):
-        if planned.method != "none" and make(planned.method, planned.options).convolves:
-            before, after = (model.get_submodule(layer.name) for model in (original, compressed))
-            assert isinstance(before.weight, torch.Tensor)
-            return filters_of(before.weight, after, layer)
-    return None

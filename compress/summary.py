@@ -49,6 +49,7 @@ def summarize(
     throughput: Mapping[str, Mapping[str, float]] = {},
     processes: int = 1,
     planner: Mapping[str, Any] | None = None,
+    changed: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Gather what report.json holds.
 
@@ -75,6 +76,7 @@ def summarize(
         throughput: images of each stage that read some, and how fast they went through.
         processes: that shared the work.
         planner: how the budget was spent, of rules that tell.
+        changed: what `changed_answers` returns.
 
     Returns:
         JSON-able values.
@@ -105,6 +107,7 @@ def summarize(
         "layers": rows,
         "energy": energy,
         **_quality(comparison, evaluation),
+        "changed": dict(changed) if changed is not None else None,
         "latency": [measured.to_json() for measured in latency],
         "layer_timing": _setting(layer_times),
         "filters": dict(filters) if filters is not None else None,
@@ -122,6 +125,7 @@ def summarize(
             "bad": [[bad.key, bad.reason] for bad in calibration.bad],
             "data_hash": calibration.hash,
         },
+        "preprocess": dict(plan.preprocess),
         "options": dict(plan.options),
         "environment": environment(),
         "data_hash": calibration.hash,

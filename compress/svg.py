@@ -2,9 +2,12 @@
 
 import io
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import escape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -15,6 +18,23 @@ SERIES = tuple(f"#0102{number:02x}" for number in range(16, 24))
 _CSS = {INK: "currentColor", FAINT: "var(--faint)"} | {
     color: f"var(--series-{number})" for number, color in enumerate(SERIES, 1)
 }
+
+_REMS = 7.2  # widest in a page for each inch drawn
+# what the page's style sheet says for light paper
+_PAPER = "#ffffff"
+_LIGHT = {
+    "currentColor": "#1b1f24",
+    "var(--faint)": "#d5d9df",
+    "var(--series-1)": "#1f6fb4",
+    "var(--series-2)": "#c4500b",
+    "var(--series-3)": "#187c54",
+    "var(--series-4)": "#8a4fb0",
+    "var(--series-5)": "#a87400",
+    "var(--series-6)": "#b5336b",
+    "var(--series-7)": "#3b8ea5",
+    "var(--series-8)": "#6b6b6b",
+}
+_IN_MARKUP = re.compile(r"<[^>]*>")
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be searched, scaled and coloured
@@ -83,9 +103,36 @@ def to_svg(figure: "Figure", title: str, *, dpi: float = 72) -> str:
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    for color, css in _CSS.items():
-        text = text.replace(color, css)
-    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    text = _recolored(text, _CSS)
+    # a page may stretch a narrow figure only so far
+    width = f"--width: {_REMS * figure.get_figwidth():.1f}rem"
+    return text.replace("<svg", f'<svg role="img" aria-label="{escape(title)}" style="{width}"', 1)
+
+
+def on_paper(svg: str) -> str:
+    """A drawing that needs no page around it: its colours are those of the report in the light.
+
+    Args:
+        svg: what `to_svg` returned.
+
+    Returns:
+        An ``<svg>`` element with a white ground; viewers that know no CSS variables show it too.
+    """
+    start = svg.index(">") + 1
+    ground = f'<rect width="100%" height="100%" fill="{_PAPER}"/>'
+    return _recolored(svg[:start] + ground + svg[start:], _LIGHT)
+
+
+def _recolored(svg: str, colors: Mapping[str, str]) -> str:
+    """Other colours in the tags, whatever the text between them says."""
+
+    def replaced(tag: re.Match[str]) -> str:
+        text = tag.group()
+        for old, new in colors.items():
+            text = text.replace(old, new)
+        return text
+
+    return _IN_MARKUP.sub(replaced, svg)
 
 
 def shortened(name: str, length: int) -> str:

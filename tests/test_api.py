@@ -124,7 +124,7 @@ def test_saved_network_loads_without_data_and_is_the_same(net, images, tmp_path)
     result = run(net, images)
     folder = result.save(tmp_path / "out")
     assert {path.name for path in folder.iterdir()} == {
-        "model.safetensors", "model.onnx", "plan.json", "report.json", "report.html",
+        "model.safetensors", "model.py", "model.onnx", "plan.json", "report.json", "report.html",
     }  # fmt: skip
     loaded = cnncompress.load(folder, model=Net())
     with torch.no_grad():

@@ -87,6 +87,8 @@ def test_onnx_is_one_file_with_a_free_batch(
     assert json.loads(metadata["categories"]) == ["a", "b"]
     assert json.loads(metadata["preprocess"]) == {"resize": 12}
     assert json.loads(metadata["input_size"]) == [3, 12, 10]
+    assert metadata["color"] == "RGB"
+    assert "(batch, 3, 12, 10)" in onnx.load(path).doc_string
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
 
@@ -130,9 +132,9 @@ def test_a_file_that_differs_from_torch_is_refused(
 
 def test_not_a_number_never_passes_for_equal() -> None:
     good = torch.ones(3)
-    assert export._difference(good, good * float("nan")) == float("inf")
-    assert export._difference(good, torch.ones(4)) == float("inf")
-    assert export._difference(good, good + 1e-3) == pytest.approx(1e-3, rel=1e-3)
+    assert export.relative_difference(good, good * float("nan")) == float("inf")
+    assert export.relative_difference(good, torch.ones(4)) == float("inf")
+    assert export.relative_difference(good, good + 1e-3) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_weights_beyond_one_file_are_refused(
@@ -195,6 +197,20 @@ def test_folders_of_others_are_never_replaced(tmp_path: Path, held: list[str]) -
     with pytest.raises(OutputError, match="choose another folder"), atomic_folder(target, overwrite=True):
         pass
     assert names(target) == sorted(held)
+
+
+def test_what_python_wrote_beside_model_py_is_replaced(tmp_path: Path) -> None:
+    compiled = tmp_path / "out" / "__pycache__" / "model.cpython-311.pyc"
+    compiled.parent.mkdir(parents=True)
+    compiled.touch()
+    (tmp_path / "out" / "plan.json").touch()
+    with atomic_folder(tmp_path / "out", overwrite=True) as folder:
+        (folder / "plan.json").write_text("{}")
+    assert names(tmp_path / "out") == ["plan.json"]
+    compiled.parent.mkdir()
+    compiled.with_name("mine.cpython-311.pyc").touch()
+    with pytest.raises(OutputError, match="__pycache__"):
+        check_folder(tmp_path / "out", overwrite=True)
 
 
 def test_an_empty_folder_is_taken(tmp_path: Path) -> None:

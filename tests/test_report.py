@@ -2,12 +2,15 @@
 
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from cnncompress import output
@@ -210,6 +213,153 @@ def test_page_works_in_the_dark_and_on_paper(report: dict[str, Any]) -> None:
     used = set(re.findall(r"var\((--[\w-]+)\)", figures))
     for name in used:
         assert html.count(f"{name}:") >= 2 or name == "--faint"
+
+
+def luminance(color: str) -> float:
+    """Relative luminance as WCAG 2.2 defines it."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_colours_can_be_told_apart_in_both_modes(report: dict[str, Any]) -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    rules = re.findall(r":root \{(.*?)\}", render_html(report), re.DOTALL)
+    modes = [dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6})", rule)) for rule in rules]
+    assert len(modes) == 2
+    assert modes[0].keys() == modes[1].keys()
+    for colors in modes:
+        # text: WCAG AA asks for 4.5; what is coloured by meaning is text too
+        for ground in (colors["--paper"], colors["--card"]):
+            assert contrast(colors["--ink"], ground) >= 7
+            assert contrast(colors["--soft"], ground) >= 4.5
+        for series in (1, 2, 3):
+            assert contrast(colors[f"--series-{series}"], colors["--paper"]) >= 4.5
+        for series in range(1, 9):  # lines and bars: 3
+            assert contrast(colors[f"--series-{series}"], colors["--paper"]) >= 3
+
+
+def changed_part(**values: Any) -> dict[str, Any]:
+    pairs = [{"before": "cat", "after": "dog", "images": 2, "lost": 1, "gained": 1, "both_wrong": 0}]
+    example = {"index": 7, "file": "7.png", "kind": "lost", "label": "cat", "before": "cat", "after": "dog"}
+    part = {"dataset": "elpv", "images": 656, "changed": 2, "lost": 1, "gained": 1, "both_wrong": 0}
+    return part | {"kinds": 1, "pairs": pairs, "examples": [{**example, "picture": None}]} | values
+
+
+def test_changed_answers_are_counted_and_shown(report: dict[str, Any]) -> None:
+    page = Page(render_html(report | {"changed": changed_part()}))
+    text = " ".join(page.text.split())
+    assert "2 of 656 images get another class than before" in text
+    assert "1 were right before and are wrong after, 1 were wrong and are right, 0 are wrong" in text
+    for part in ("cat → dog", "label: cat", "7.png", "right before, wrong after"):
+        assert part in text
+    assert page.open == []
+    assert "Changed answers" not in Page(render_html(report)).text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_changed_answers_without_labels_or_without_change(report: dict[str, Any]) -> None:
+    report["accuracy"] = None
+    unknown = changed_part(lost=None, gained=None, both_wrong=None)
+    unknown["examples"][0] |= {"label": None, "kind": "changed"}
+    text = " ".join(Page(render_html(report | {"changed": unknown})).text.split())
+    assert "Without labels nothing tells which" in text
+    assert "656 held-out images of elpv" in text
+    assert "label:" not in text
+    same = changed_part(changed=0, lost=0, gained=0, pairs=[], examples=[], kinds=0)
+    text = " ".join(Page(render_html(report | {"changed": same})).text.split())
+    assert "All 656 images get the same class as before" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("picture", ["https://example.com/a.jpg", "data:text/html,hi", "javascript:1", 7])
+def test_no_picture_comes_from_elsewhere(report: dict[str, Any], picture: Any) -> None:
+    changed = changed_part()
+    changed["examples"][0]["picture"] = picture
+    assert "<img" not in render_html(report | {"changed": changed})
+
+
+def test_every_name_of_a_user_is_escaped(report: dict[str, Any]) -> None:
+    evil = "</style></svg><script>alert(1)</script>\"'>]]>&lt;"
+    changed = changed_part(dataset=evil)
+    changed["pairs"][0] |= {"before": evil, "after": evil}
+    changed["examples"][0] |= {"file": evil, "label": evil, "before": evil, "after": evil, "kind": evil}
+    report["layers"] = [layer(evil, errors={evil: 0.3, "b": 0.2}, chosen=evil, notes=[evil], method=evil)]
+    report["energy"] = {evil: report["energy"]["conv2"]}
+    texts = [" ".join(f"{value:.4f}" for value in range(start, start + 27)) for start in (0, 5)]
+    report["filters"] = {"layer": evil, "shape": [2, 3, 3, 3], "before": texts, "after": texts[::-1]}
+    report["accuracy"]["dataset"] = report["calibration"]["description"] = report["latency"][0]["runtime"] = (
+        evil
+    )
+    report["calibration"]["bad"] = [[evil, evil]]
+    report["options"] = report["environment"] = report["timing"] = {evil: 1.0}
+    report["preprocess"] = {"resize": evil, "crop": [evil, evil], "mean": [evil], "std": [evil]}
+    report["preprocess"]["interpolation"] = evil
+    html = render_html(report | {"changed": changed})
+    assert "<script" not in html
+    assert html.count("</style></svg>") == 0
+    page = Page(html)
+    assert page.open == []
+    assert page.text.count("</style></svg><script>alert(1)</script>\"'>]]>&lt;") > 10
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_top_5_is_told_where_it_was_measured(report: dict[str, Any]) -> None:
+    assert "top-5" not in Page(render_html(report)).text
+    report["accuracy"] |= {"top5_before": 97.25, "top5_after": 96.0, "drop_top5": 1.25}
+    text = Page(render_html(report)).text
+    for part in ("top-5 drop", "1.2 points", "97.25 %", "96.00 %"):
+        assert part in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_not_written_is_not_offered(report: dict[str, Any]) -> None:
+    text = Page(render_html(report)).text
+    assert "from model import load, preprocess" in text
+    assert "onnxruntime.InferenceSession" in text
+    report["notes"] += ["no model.py: it can't be", "no model.onnx: it can't be"]
+    text = Page(render_html(report)).text
+    assert "from model import" not in text
+    assert "onnxruntime.Inference" not in text
+    assert "cnncompress.load(" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        Preprocess(resize=32, crop=(24, 28)),
+        Preprocess(resize=None, crop=(30, 20), interpolation="bicubic"),
+        Preprocess(resize=31, crop=(31, 31), mean=(0.4,), std=(0.2,), interpolation="nearest"),
+    ],
+)
+@pytest.mark.parametrize("size", [(64, 47), (47, 64), (50, 50)])
+def test_the_lines_for_onnxruntime_prepare_images_as_the_network_does(
+    report: dict[str, Any],
+    preprocess: Preprocess,
+    size: tuple[int, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report["preprocess"] = preprocess.to_json()
+    html = render_html(report)
+    (lines,) = [code for code in re.findall(r"<pre><code>(.*?)</code>", html, re.DOTALL) if "onnx" in code]
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, Any] = {}
+    prepare = unescape(lines).split("session =")[0].replace("import onnxruntime", "")
+    exec(prepare, given)  # noqa: S102  # our own page
+    with Image.open("image.png") as image:
+        expected = preprocess(image)[None].numpy()
+    assert given["images"].dtype == np.float32
+    np.testing.assert_allclose(given["images"], expected, atol=1e-5)
 
 
 @pytest.fixture
@@ -422,6 +572,7 @@ def test_results_are_written_whole(report: dict[str, Any], network: Network, tmp
     )
     assert {entry.name for entry in folder.iterdir()} == {
         "model.safetensors",
+        "model.py",
         "plan.json",
         "model.onnx",
         "report.json",

@@ -187,8 +187,8 @@ def changed_report(inputs: Inputs, done: Finetuned, figures: Figures, clock: Clo
         "changed": figures.changed,
         "finetune": {**done.to_json(), "evaluation": figures.gain(), "data": data},
         "before_finetune": old,
-        # what keeps ONNX out is found out anew when the results are written
-        "notes": [note for note in earlier.get("notes") or [] if not note.startswith("no model.onnx")],
+        # what keeps a format out is found out anew when the results are written
+        "notes": [note for note in earlier.get("notes") or [] if not note.startswith("no model.")],
         "throughput": {**(earlier.get("throughput") or {}), **clock.throughput},
         "timing": {key: spent.get(key, 0.0) + timing.get(key, 0.0) for key in {**spent, **timing}},
     }
