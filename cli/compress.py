@@ -234,6 +234,7 @@ def _prepared(
         measure=not given["no_measure"],
         allow_slower=given["allow_slower"],
         compare=given["compare"],
+        examples=given["examples"],
     )
     with world.first_goes():  # what must be downloaded is downloaded once
         network = load(given, report)

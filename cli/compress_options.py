@@ -224,10 +224,16 @@ _PARAMETERS: tuple[Callable[[Any], Any], ...] = (
         help="Also run symmetric and asymmetric, linear and nonlinear solutions throughout, for the report.",
     ),
     click.option(
+        "--examples/--no-examples",
+        default=True,
+        help="Show some of the images whose class changed in the report: small pictures and file names.  "
+        "[default: examples]",
+    ),
+    click.option(
         "--repair/--no-repair",
         default=None,
         help="Then mend the network in closed form: BatchNorm statistics, biases, last factors.  "
-        "[default: before --finetune EPOCHS and --finetune all]",
+        "[default: before --finetune EPOCHS and --finetune all, unless layers were solved on responses]",
     ),
     click.option(
         "--finetune",

@@ -1,11 +1,11 @@
 """What may be typed for an option, and what it becomes."""
 
 import math
-import re
 
 import click
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+from cnncompress.errors import OptionError
+from cnncompress.sizes import byte_size
 
 
 def speedup(text: str) -> float:
@@ -59,10 +59,10 @@ def size(text: str) -> int:
     Raises:
         BadParameter: it is anything else.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?", text.strip().lower())
-    if found is None or found[2] not in _UNITS:
-        raise click.BadParameter(f"{text!r} is not a size; write for example 2GB or 500MB")
-    return round(float(found[1]) * _UNITS[found[2]])
+    try:
+        return byte_size(text)
+    except OptionError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def align(text: str) -> int | str:

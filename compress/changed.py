@@ -21,7 +21,9 @@ _MOST_EXAMPLES = 12
 _TURNS = (LOST, LOST, GAINED, BOTH_WRONG, CHANGED)  # what went wrong is asked about most
 
 
-def changed_answers(comparison: Comparison, source: ImageSource, network: Network) -> dict[str, Any] | None:
+def changed_answers(
+    comparison: Comparison, source: ImageSource, network: Network, *, examples: bool = True
+) -> dict[str, Any] | None:
     """Count the images whose class changed, and show some of them.
 
     Reads those few images once more.
@@ -30,6 +32,7 @@ def changed_answers(comparison: Comparison, source: ImageSource, network: Networ
         comparison: of the original with the compressed network.
         source: the images that were compared.
         network: for the names of the classes and the preprocessing.
+        examples: whether to show some; without, no name and no content of an image gets into the report.
 
     Returns:
         Entries of the report: counts, the most frequent changes from one class to another, and examples with
@@ -41,8 +44,8 @@ def changed_answers(comparison: Comparison, source: ImageSource, network: Networ
     kinds = _kinds(before, after, labels)
     at = np.flatnonzero(before != after)
     pairs = Counter((int(before[place]), int(after[place])) for place in at)
-    examples = _examples(at, kinds, before, after, pairs)
-    indices = [int(comparison.before.indices[place]) for place in examples]
+    shown = _examples(at, kinds, before, after, pairs) if examples else []
+    indices = [int(comparison.before.indices[place]) for place in shown]
     pictures = thumbnails(source, indices, network.preprocess)
     names = network.categories
     return {
@@ -70,7 +73,7 @@ def changed_answers(comparison: Comparison, source: ImageSource, network: Networ
                 "after": class_name(int(after[place]), names),
                 "picture": pictures.get(index),
             }
-            for place, index in zip(examples, indices, strict=True)
+            for place, index in zip(shown, indices, strict=True)
         ],
     }
 

@@ -74,7 +74,7 @@ class Options:
         device: torch device that runs the network.
         seed: of everything that is drawn.
         repair: mend the compressed network in closed form, without labels; None does so before ``"all"`` is
-            fine-tuned.
+            fine-tuned, where layers were solved on their weights alone or BatchNorms are left.
         finetune: ``"upper"`` trains the layers above the compressed ones, ``"all"`` these too; empty for
             nothing.
         recipe: of fine-tuning, a name of `cnncompress.training.recipes.RECIPES`; empty for the usual one of
@@ -87,6 +87,7 @@ class Options:
         allow_slower: keep replacements that are slower than the layers they replace.
         compare: also run symmetric and asymmetric, linear and nonlinear solutions, each throughout the
             network, for the report.
+        examples: show some of the images whose class changed in the report, with names and small pictures.
     """
 
     speedup: float = 4.0
@@ -123,6 +124,7 @@ class Options:
     measure: bool = True
     allow_slower: bool = False
     compare: bool = False
+    examples: bool = True
 
     def __post_init__(self) -> None:
         if not self.method and not self.methods:
@@ -182,11 +184,6 @@ class Options:
             The recipe, seeded as the run.
         """
         return recipe(self.recipe, epochs=self.epochs, learning_rate=self.learning_rate, seed=self.seed)
-
-    @property
-    def repairs(self) -> bool:
-        """Whether the compressed network is mended in closed form."""
-        return self.finetune == "all" if self.repair is None else self.repair
 
     @property
     def _compares(self) -> bool:

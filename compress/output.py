@@ -80,7 +80,7 @@ def write_results(
             full["peak_rss_mb"] = peak_rss_mb()
         write_json(temporary / "plan.json", plan)
         write_json(temporary / "report.json", full)
-        (temporary / "report.html").write_text(render_html(strict_json(full)), encoding="utf-8")
+        _write_text(temporary / "report.html", render_html(strict_json(full)))
     progress(StageDone(stage, time.perf_counter() - started))
     return Path(folder)
 
@@ -110,9 +110,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         path: the file.
         value: JSON-able; NaN and infinity become null.
     """
-    path.write_text(
-        json.dumps(strict_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    _write_text(path, json.dumps(strict_json(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    # names of files may hold bytes that are no text; JSON reads such an escape back
+    path.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def strict_json(value: Any) -> Any:

@@ -187,8 +187,8 @@ class CompressionGate:
 def _thresholds(*, max_size: int | str | None, **limits: Any) -> "Thresholds":
     __tracebackhide__ = True
     from cnncompress.errors import OptionError
-    from cnncompress.gate.sizes import byte_size
     from cnncompress.gate.thresholds import Thresholds
+    from cnncompress.sizes import byte_size
 
     try:
         found = Thresholds(max_size=None if max_size is None else byte_size(max_size), **limits)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from cnncompress.decompositions import make
 from cnncompress.distributed import World, sharded
 from cnncompress.events import Reporter
 from cnncompress.finetuning.choice import trained_layers
@@ -12,6 +13,7 @@ from cnncompress.finetuning.finetune import Finetuned, finetune_layers
 from cnncompress.image_source import ImageSource
 from cnncompress.inspect import LayerInfo
 from cnncompress.options import Options
+from cnncompress.plan import LayerPlan
 from cnncompress.repair import Repaired, repair_network
 from cnncompress.training.distill import Distillation
 from cnncompress.training.parts import in_parts
@@ -24,7 +26,7 @@ class Recovery:
     Attributes:
         original: the network, BatchNorm folded.
         layers: of the network.
-        replaced: names of the replaced ones.
+        plans: what happened to each layer.
         options: of the run.
         world: the processes that share the work.
         report: receives the progress.
@@ -32,7 +34,7 @@ class Recovery:
 
     original: nn.Module
     layers: Sequence[LayerInfo]
-    replaced: Sequence[str]
+    plans: Sequence[LayerPlan]
     options: Options
     world: World
     report: Reporter
@@ -48,13 +50,13 @@ class Recovery:
             The network, and what was done.
         """
         options = self.options
-        if not options.repairs:
+        if not (self._promising(compressed) if options.repair is None else options.repair):
             return compressed, None
         return repair_network(
             self.original,
             compressed,
             self.layers,
-            self.replaced,
+            self._replaced,
             sharded(source, self.world),
             holdout=options.holdout,
             seed=options.seed,
@@ -83,12 +85,25 @@ class Recovery:
         return finetune_layers(
             self.original,
             compressed,
-            chosen=trained_layers(options.finetune, self.replaced, self.layers),
+            chosen=trained_layers(options.finetune, self._replaced, self.layers),
             source=source,
             recipe=in_parts(options.finetuning(), input_size),
             holdout=options.holdout,
             distill=Distillation(kind=options.distill) if options.distill else None,
-            replaced=self.replaced,
+            replaced=self._replaced,
             world=self.world,
             report=self.report,
         )
+
+    def _promising(self, compressed: nn.Module) -> bool:
+        """Whether a repair before fine-tuning is worth its time: layers solved on responses gain nothing."""
+        if self.options.finetune != "all":
+            return False
+        on_responses = all(
+            make(plan.method, plan.options).needs_data for plan in self.plans if plan.method != "none"
+        )
+        return not on_responses or any(isinstance(part, nn.BatchNorm2d) for part in compressed.modules())
+
+    @property
+    def _replaced(self) -> list[str]:
+        return [plan.name for plan in self.plans if plan.method != "none"]

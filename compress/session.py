@@ -168,7 +168,7 @@ class Session:
         recovery = Recovery(
             original=self.original,
             layers=self.layers,
-            replaced=[plan.name for plan in plans if plan.method != "none"],
+            plans=plans,
             options=options,
             world=self._world,
             report=clock,
@@ -215,7 +215,7 @@ class Session:
             factors=factors,
             alone=alone,
             comparison=comparison,
-            changed=self._judges.changed(comparison),
+            changed=self._judges.changed(comparison, examples=options.examples),
             calibration=self._source,
             evaluation=self.evaluation,
             latency=timed,

@@ -67,16 +67,19 @@ class SideBySide:
             report=report,
         )
 
-    def changed(self, comparison: Comparison) -> dict[str, Any] | None:
+    def changed(self, comparison: Comparison, *, examples: bool) -> dict[str, Any] | None:
         """What is answered differently.
 
         Args:
             comparison: that `compare` returned.
+            examples: whether some of the images are shown.
 
         Returns:
             What `changed_answers` returns; the first process reads the examples.
         """
-        return self._world.first(lambda: changed_answers(comparison, self._judging, self._network))
+        return self._world.first(
+            lambda: changed_answers(comparison, self._judging, self._network, examples=examples)
+        )
 
     @property
     def _judging(self) -> ImageSource:

@@ -108,6 +108,17 @@ def test_examples_show_every_kind_of_change_before_one_of_them_twice(
     assert len(value["examples"]) == 12
 
 
+def test_examples_can_be_left_out(tensor_source: Opening, images: Tensor) -> None:
+    compared, source = comparison([0, 1, 2], [1, 1, 0], [0, 1, 2]), tensor_source(images)
+    shown = changed_answers(compared, source, NETWORK)
+    left_out = changed_answers(compared, source, NETWORK, examples=False)
+    assert shown is not None
+    assert left_out is not None
+    assert len(shown["examples"]) == 2
+    assert left_out == shown | {"examples": []}
+    assert source.passes == 1
+
+
 def test_without_labels_nothing_is_right_or_wrong(tensor_source: Opening, images: Tensor) -> None:
     value = found([0, 1, 1], [0, 0, 0], None, tensor_source(images[:3]))
     assert (value["changed"], value["lost"], value["gained"], value["both_wrong"]) == (2, None, None, None)

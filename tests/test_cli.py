@@ -166,6 +166,7 @@ def test_every_option_arrives(calls: Calls, tmp_path: Path) -> None:
         *("--images", "50", "--positions", "9", "--batch-size", "4", "--memory", "2GB", "--solver", "numpy"),
         *("--device", "cpu", "--seed", "3", "--weights", "none", "--num-classes", "7", "--input-size", "96"),
         *("--mean", "0.5,0.5,0.5", "--std", "1,1,1", "--max-bad", "0.2", "--no-measure", "-o", "here"),
+        "--no-examples",
     )
     assert result.exit_code == 0, result.output
     assert calls["options"] == api.Options(
@@ -185,6 +186,7 @@ def test_every_option_arrives(calls: Calls, tmp_path: Path) -> None:
         solver="numpy",
         seed=3,
         measure=False,
+        examples=False,
     )
     assert (calls["calibration"], calls["evaluation"]) == ("source photos", "source val")
     assert calls["photos"] | {"preprocess": None} == {
@@ -280,9 +282,6 @@ def test_recipes_and_repair_by_default() -> None:
     chosen = api.Options(finetune="all")
     recipe = chosen.finetuning()
     assert (recipe.learning_rate, recipe.batch_size, recipe.epochs) == (1e-5, 128, 5)  # Zhang et al., 3.6
-    assert chosen.repairs
-    assert not api.Options(finetune="upper").repairs  # the compressed layers stay as they were solved
-    assert not api.Options().repairs
     assert api.Options(finetune="all", epochs=2, learning_rate=0.1).finetuning().epochs == 2
     above = api.Options(finetune="upper").finetuning()
     assert (above.learning_rate, above.batch_size) == (1e-3, 32)

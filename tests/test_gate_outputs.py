@@ -14,8 +14,8 @@ from cnncompress.errors import OptionError
 from cnncompress.gate.annotations import annotations
 from cnncompress.gate.junit import junit_xml
 from cnncompress.gate.markdown import markdown
-from cnncompress.gate.sizes import byte_size
 from cnncompress.gate.verdict import Finding, Verdict
+from cnncompress.sizes import byte_size
 
 few = settings(max_examples=30, deadline=None)
 HOSTILE = "a|b`c`\n::set-output name=x::y\r<script>&\"']]>\x00\x1b[31m\ud800\ufffe%0A*_[x](y) ünïcode 𝄞"

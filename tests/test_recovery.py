@@ -62,6 +62,32 @@ def test_fine_tuning_starts_from_the_repaired_network(net: nn.Module, images: Te
     assert after <= before * (1 + 1e-6) if done["kept"] == 0 else after != before
 
 
+@pytest.mark.parametrize(
+    ("options", "repaired"),
+    [
+        ({"method": "svd-out", "finetune": "all"}, True),
+        ({"method": "svd-out", "finetune": "upper"}, False),  # the replaced layers stay as they were solved
+        ({"method": "gsvd", "finetune": "all"}, False),  # solved on responses
+        ({"method": "gsvd", "finetune": "all", "repair": True}, True),
+    ],
+)
+def test_repair_comes_by_itself_where_it_may_help(
+    net: nn.Module, images: Tensor, options: dict[str, Any], repaired: bool
+) -> None:
+    report = run(net, images, epochs=1, **options)
+    assert (report["repair"] is not None) == repaired
+
+
+def test_a_batchnorm_that_is_left_is_worth_a_repair(images: Tensor) -> None:
+    torch.manual_seed(0)
+    norm_first = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    ).eval()  # fmt: skip
+    report = run(norm_first, images, method="gsvd", finetune="all", epochs=1)
+    assert report["repair"] is not None
+
+
 def test_without_repair_if_the_user_says_so(net: nn.Module, images: Tensor) -> None:
     report = run(net, images, finetune="all", epochs=1, repair=False)
     assert report["repair"] is None

@@ -1,6 +1,7 @@
 """The report is one page that stands alone, whatever parts a run left out."""
 
 import json
+import os
 import re
 from html import unescape
 from html.parser import HTMLParser
@@ -585,6 +586,21 @@ def test_results_are_written_whole(report: dict[str, Any], network: Network, tmp
     assert "input_size" not in report
     assert "(1, 3, 8, 6)" in (folder / "report.html").read_text()
     assert isinstance(events[-1], StageDone)
+
+
+def test_names_that_are_no_text_cost_no_results(
+    report: dict[str, Any], network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **options: object) -> None:
+        raise ExportError("not here")
+
+    monkeypatch.setattr("cnncompress.output.write_onnx", refuse)
+    odd = os.fsdecode(b"a\xff.png")
+    report["calibration"]["bad"] = [[odd, "truncated"]]
+    folder = write_results(tmp_path / "out", network.model, {"schema": 1}, report, network)
+    written = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert written["calibration"]["bad"] == [[odd, "truncated"]]
+    assert "truncated" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_network_without_onnx_is_still_saved_and_says_so(

@@ -113,13 +113,14 @@ def measure(
         "report": report,
     }
     before = after = both = changed = None
+    shown = bool(inputs.plan.options.get("examples", True))
     if inputs.evaluation is not None and inputs.original is None:
         both = compare(inputs.compressed, tuned, source, **options)
     elif inputs.original is not None and (inputs.evaluation is not None or held_out is not None):
         answers = OriginalOutputs(inputs.original, inputs.network.features, memory=memory)
         before = compare(answers, inputs.compressed, source, **options)
         last = after = compare(answers, tuned, source, **options)
-        changed = world.first(lambda: changed_answers(last, source, inputs.network))
+        changed = world.first(lambda: changed_answers(last, source, inputs.network, examples=shown))
     return Figures(before=before, after=after, both=both, evaluation=inputs.evaluation, changed=changed)
 
 
