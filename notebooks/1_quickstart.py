@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
-#     formats: py:percent
+#     formats: ipynb,py:percent
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -9,16 +9,18 @@
 # ---
 
 # %% [markdown]
-# # Quickstart
+# # 1 Quickstart
 #
-# Compress a network that finds defective solar cells, look at what happened, load the result again.
-# Needs `pip install cnncompress[demo]`; the first run downloads 64 MB of weights.
+# Compress a network that finds defective solar cells, look at what happened, save the result and load it
+# again. Needs `pip install cnncompress[demo]`; the first run downloads 10 MB of weights. From the command
+# line the same is `cnncompress alexnet-elpv --speedup 3x`, which the [tutorial](tutorial.md) goes through.
 
 # %%
 from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
+from IPython.display import display
 
 import cnncompress as cc
 from cnncompress.api import default_data
@@ -28,33 +30,55 @@ calibration, evaluation, _ = default_data(network, images=120, seed=0)
 print(calibration.description, "|", evaluation.description)
 
 # %% [markdown]
-# One call does the whole run. For your own network it is `cc.compress_model(model, images, speedup=3)`.
+# One call does the whole run: it reads the calibration images, chooses ranks, solves layer by layer and
+# compares both networks on images that were kept apart. For a network of your own it is
+# `cc.compress_model(model, images, speedup=3)`, see [own network, own data](own_model.md).
 
 # %%
 result = cc.compress(network, calibration, evaluation, cc.Options(speedup=3, images=120))
+display(result)
+
+# %% [markdown]
+# A drop below zero is no gain: with so few images, the interval says how far the two networks may really be
+# apart.
+
+# %%
 result.report["accuracy"]
 
 # %% [markdown]
-# Every layer has a line: ranks, cost, and the error on images that were not fitted.
+# ## What was done to each layer
+#
+# The budget is divided so that what is lost is least, so layers get different ratios. The classifier is no
+# convolution and stays.
 
 # %%
-for row in result.report["layers"]:
-    error = row["error_heldout"]
-    shown = f"{error:.3f}" if error is not None else row["reason"]
-    print(
-        f"{row['name']:12} {row['method']:7} {row['ranks']!s:11} {row['macs_before'] / 1e6:6.1f} M", end=" "
-    )
-    print(f"-> {row['macs_after'] / 1e6:5.1f} M  {shown}")
-
-# %% [markdown]
-# The result is made of plain torch layers.
+result.plot.costs()
 
 # %%
-print(result.model.features[3])
-print(result.report["macs"]["conv_speedup"], result.report["latency"])
+result.plot.ranks()
 
 # %% [markdown]
-# Save it, and load it again without data.
+# ## What each layer loses
+#
+# Relative squared errors behind the rectifier, on images that were not fitted. *Asymmetric* solutions see
+# what the compressed layers before them deliver, *nonlinear* ones know of the rectifier. The best of them
+# is kept.
+
+# %%
+result.plot.errors()
+
+# %% [markdown]
+# ## The result
+#
+# Plain torch layers, no module of ours:
+
+# %%
+result.model.features[3]
+
+# %% [markdown]
+# Save it, and load it again without data. The folder also holds `report.html`, a page with all of the
+# above, an ONNX file, and `model.py`, with which plain torch reads the weights [without
+# cnncompress](without_cnncompress.md).
 
 # %%
 folder = result.save(Path(mkdtemp()) / "alexnet-3x")
@@ -63,3 +87,12 @@ images = next(iter(evaluation.batches(8))).images
 with torch.inference_mode():
     assert torch.allclose(loaded(images), result.model(images), atol=1e-4)
 sorted(path.name for path in folder.iterdir())
+
+# %% [markdown]
+# ## Next
+#
+# - Other speedups, a largest drop, a budget of milliseconds: [notebook 3](3_ranks_and_budgets.ipynb),
+#   [budgets](budgets.md).
+# - Other methods: [notebook 2](2_compare_methods.ipynb), [methods](methods.md).
+# - Accuracy back after a large speedup: [repair and fine-tuning](recovering_accuracy.md).
+# - Keep the drop small in a repository's tests: [compression in CI](compression_in_ci.md).
