@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import click
 
 from cnncompress.cli import values
 from cnncompress.cli.completion import folders
+from cnncompress.errors import CompressError
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
     from cnncompress.gate import Checked, Thresholds, Verdict
@@ -103,6 +105,22 @@ def check(context: click.Context, /, **given: Any) -> None:
     Under GitHub Actions a failure is annotated and the job's summary gets a table.
     """
     _check_usage(given)
+    context.exit(_code(given))
+
+
+def _code(given: Mapping[str, Any]) -> int:
+    """The exit code, of a crash too: Python's own for it is 1, that of a threshold that wasn't kept."""
+    try:
+        return _checked(given)
+    except CompressError:
+        raise  # the command line is at fault, which is code 2
+    except Exception:  # torch can't be imported, for example
+        traceback.print_exc()
+        return NOT_MEASURED
+
+
+def _checked(given: Mapping[str, Any]) -> int:
+    """Measure, write, tell; the exit code."""
     thresholds = _thresholds(given)
     folder = given["output"] or given["out"]
     started = time.perf_counter()
@@ -111,11 +129,25 @@ def check(context: click.Context, /, **given: Any) -> None:
         verdict = _written(verdict, folder, time.perf_counter() - started)
     _tell_github(verdict)
     text = json.dumps(verdict.to_json(), indent=2) if given["as_json"] else verdict.line
-    click.echo(text.encode("utf-8", "backslashreplace"))  # a folder's name may be no text
-    context.exit({"passed": 0, "failed": FAILED, "error": NOT_MEASURED}[verdict.status])
+    code = {"passed": 0, "failed": FAILED, "error": NOT_MEASURED}[verdict.status]
+    return code if _said(text) else code or NOT_MEASURED
+
+
+def _said(text: str) -> bool:
+    """Print to stdout; False, with a message, where it is full or nobody reads it."""
+    try:
+        click.echo(text.encode("utf-8", "backslashreplace"))  # a folder's name may be no text
+    except OSError as error:
+        click.echo(f"error: stdout can't be written: {error.strerror or error}", err=True)
+        # what is left in the buffer would be written again at the end, and change the exit code
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _check_usage(given: Mapping[str, Any]) -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise click.UsageError("check runs in one process; start it without torchrun")
     limits = ("max_drop", "max_drop_top5", "min_speedup", "max_size")
     if given["write_baseline"] is None and all(given[limit] is None for limit in limits):
         raise click.UsageError(
@@ -145,12 +177,14 @@ def _thresholds(given: Mapping[str, Any]) -> "Thresholds":
 def _measured(given: Mapping[str, Any], thresholds: "Thresholds") -> "Verdict":
     """The verdict, one that tells of an error included."""
     from cnncompress.cli.progress import Progress
-    from cnncompress.errors import CompressError, OptionError
+    from cnncompress.errors import OptionError
     from cnncompress.events import Note
     from cnncompress.gate import Verdict
     from cnncompress.text_file import check_file
 
-    unknown = Verdict(network=given["out"].name or str(given["out"]), folder=str(given["out"]))
+    unknown = Verdict(
+        network=given["out"].name or str(given["out"]), folder=str(given["out"]), gate=thresholds.gate
+    )
     try:
         with Progress(quiet=given["quiet"]) as report:
             for file in _files(given):
@@ -164,7 +198,7 @@ def _measured(given: Mapping[str, Any], thresholds: "Thresholds") -> "Verdict":
         raise  # the command line is at fault, which is code 2
     except CompressError as error:
         return unknown.failed(" ".join(str(error).split()))
-    except Exception as error:  # Python's own code for a crash is 1, that of a threshold that wasn't kept
+    except (Exception, SystemExit) as error:  # the user's own code may exit, with 1 for example
         traceback.print_exc()
         return unknown.failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
@@ -172,7 +206,8 @@ def _measured(given: Mapping[str, Any], thresholds: "Thresholds") -> "Verdict":
 def _files(given: Mapping[str, Any]) -> list[Path]:
     """What is written in the end, and can be found out about before the work."""
     files = [given["write_baseline"]] if given["write_baseline"] is not None else []
-    return [*files, given["output"] / JSON] if given["output"] is not None else files
+    folder = given["output"] or given["out"]
+    return [*files, folder / JSON] if given["output"] is not None or folder.is_dir() else files
 
 
 def _check(given: Mapping[str, Any], thresholds: "Thresholds", report: Any) -> "Checked":

@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import platformdirs
-import pooch
 import requests
 
 from cnncompress.errors import DownloadError
 from cnncompress.events import Note, Reporter, StageAdvanced, StageDone, StageStarted, silent
 from cnncompress.package_index import IndexSettings, index_settings
+
+with warnings.catch_warnings():
+    # it tries tqdm, whose bars we don't use; in notebooks without ipywidgets that warns
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    import pooch
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds without a byte
 _CHUNK = 1 << 18  # bytes; fewer, larger progress events than pooch's 1 KiB

@@ -168,6 +168,8 @@ class BadImages:
         self._found[index] = BadImage(key, reason)
         if len(self._found) > self._limit or len(self._found) == self._total:
             named = "; ".join(f"{bad.key} ({bad.reason})" for bad in self.listed()[:3])
+            if len(self._found) == self._total:
+                raise DataError(f"none of the {self._total} images can be read: {named}")
             raise DataError(
                 f"{len(self._found)} of {self._total} images can't be read, more than the {self._limit} "
                 f"allowed: {named}; remove or replace them, or allow a larger share"

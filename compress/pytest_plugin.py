@@ -170,7 +170,10 @@ class CompressionGate:
             ).verdict
         except CompressError as error:
             verdict = Verdict(
-                network=Path(folder).name, folder=str(folder), gate=thresholds.gate, error=str(error)
+                network=Path(folder).name or str(folder),
+                folder=str(folder),
+                gate=thresholds.gate,
+                error=str(error),
             )
         self._tell(verdict)
         return verdict

@@ -40,7 +40,7 @@ class Result:
         return Plots(self.report)
 
     def save(self, path: str | Path, *, overwrite: bool = False, report: Reporter = silent) -> Path:
-        """Write model.safetensors, plan.json, model.onnx, report.json and report.html.
+        """Write model.safetensors, model.py, plan.json, model.onnx, report.json and report.html.
 
         Args:
             path: of a new folder.

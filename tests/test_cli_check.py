@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -128,11 +129,12 @@ def test_wrong_usage_is_code_2(out: Path, given: tuple[str, ...], message: str) 
 
 
 def test_what_cannot_be_measured_is_code_3_and_leaves_its_files(out: Path) -> None:
-    result = check("--eval", "nowhere", "--max-drop", "1", "-q")
+    result = check("--eval", "nowhere", "--max-drop", "1", "--gate", "upper", "-q")
     assert result.exit_code == 3
     assert "could not be measured" in result.stdout
     assert "nowhere" in result.stdout
-    assert json.loads((out / "check.json").read_text())["status"] == "error"
+    written = json.loads((out / "check.json").read_text())
+    assert (written["status"], written["gate"]) == ("error", "upper")
     assert junit(out).get("errors") == "1"
 
 
@@ -151,6 +153,66 @@ def test_a_crash_is_not_taken_for_a_failed_gate(out: Path, monkeypatch: pytest.M
     assert result.exit_code == 3
     assert json.loads(result.stdout)["error"] == "RuntimeError: out of order"
     assert "Traceback" in result.stderr
+
+
+def test_own_code_that_exits_is_not_taken_for_a_failed_gate(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving_nets.py").write_text("import sys\n\ndef build():\n    sys.exit(1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ["check", "out", "--network", "leaving_nets:build", "--min-speedup", "1.5"]
+    assert CliRunner().invoke(main, given).exit_code == 3
+
+
+def run_alone(out: Path, prepare: str, *given: str) -> "subprocess.CompletedProcess[str]":
+    """The command in a process of its own, after some lines of Python."""
+    program = f"{prepare}\nfrom cnncompress.cli import main\nmain()"
+    words = [sys.executable, "-c", program, "check", "out", "--network", FACTORY, "--min-speedup", *given]
+    return subprocess.run(  # noqa: S603  # our own words
+        words, cwd=out.parent, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_broken_installation_is_not_taken_for_a_failed_gate(out: Path) -> None:
+    done = run_alone(out, "import sys; sys.modules['torch'] = None", "1.1")
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+
+
+def test_a_full_stdout_is_no_pass_and_no_crash(out: Path, home: Path) -> None:
+    full = "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+    done = run_alone(out, f"import sys; sys.path.insert(0, {str(home)!r}); {full}", "1.1", "-q")
+    assert done.returncode == 3
+    assert "stdout can't be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_several_processes_are_wrong_usage(out: Path) -> None:
+    done = run_alone(out, "import os; os.environ['WORLD_SIZE'] = '2'", "1.1")
+    assert done.returncode == 2
+    assert "torchrun" in done.stderr
+
+
+def test_a_folder_without_a_report_is_told(out: Path) -> None:
+    given = ("--eval", "val.npz", "--max-drop", "50", "--json", "-q")
+    assert not any("report.json" in warning for warning in json.loads(check(*given).stdout)["warnings"])
+    (out / "report.json").unlink()
+    (warning,) = [text for text in json.loads(check(*given).stdout)["warnings"] if "report.json" in text]
+    assert "the factory's own" in warning
+
+
+def test_an_original_with_other_weights_is_told(out: Path) -> None:
+    report = json.loads((out / "report.json").read_text())
+    (out / "report.json").write_text(json.dumps({**report, "weights": "checkpoint best.pt"}))
+    save_file(cc.load_network(FACTORY).model.state_dict(), "w.safetensors")
+    given = ("--eval", "val.npz", "--checkpoint", "w.safetensors", "--json", "-q")
+    direct = check(*given, "--max-drop", "50", "--write-baseline", "base.json")
+    paired = check("--eval", "val.npz", "--max-drop", "50", "--baseline", "base.json", "--json", "-q")
+    for result in (direct, paired):
+        assert any(
+            "was compressed from checkpoint best.pt, but is compared with checkpoint w.safetensors" in warning
+            for warning in json.loads(result.stdout)["warnings"]
+        )
 
 
 def test_interrupting_is_code_130(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

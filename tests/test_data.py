@@ -292,7 +292,7 @@ def test_too_many_broken_files_are_an_error(tmp_path):
 
 def test_nothing_readable_is_an_error_whatever_is_allowed(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
-    with pytest.raises(DataError, match="1 of 1"):
+    with pytest.raises(DataError, match="none of the 1"):
         everything(open_small(tmp_path, max_bad=1.0))
 
 

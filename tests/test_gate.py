@@ -325,15 +325,37 @@ def test_the_callers_network_stays_as_it_was(compressed: Path, data: tuple) -> N
     assert model[0].weight.is_contiguous()
 
 
-def test_labels_that_fit_no_better_than_guessing_are_doubted(folder: Path, data: tuple) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_labels_that_fit_no_better_than_guessing_measure_nothing(
+    folder: Path, data: tuple, named: bool
+) -> None:
+    """With them a network that answers anything at all would pass."""
     plan = json.loads((folder / "plan.json").read_text())
-    plan["categories"] = [f"class {number}" for number in range(CLASSES)]
+    plan["categories"] = [f"class {number}" for number in range(CLASSES)] if named else []
     (folder / "plan.json").write_text(json.dumps(plan))
     shifted = (data[0], (data[1] + 3) % CLASSES)
-    verdict = check_folder(folder, Thresholds(max_drop=50), evaluation=shifted, reference=ORIGINAL).verdict
-    assert any("guessing" in warning for warning in verdict.warnings)
-    fine = check_folder(folder, Thresholds(max_drop=50), evaluation=data, reference=ORIGINAL).verdict
-    assert not any("guessing" in warning for warning in fine.warnings)
+    for limits, accuracy in ((Thresholds(max_drop=5), False), (Thresholds(), True)):
+        with pytest.raises(DataError, match="guessing among 8 classes"):
+            check_folder(folder, limits, evaluation=shifted, reference=ORIGINAL, accuracy=accuracy)
+    check_folder(folder, Thresholds(max_drop=5), evaluation=data, reference=ORIGINAL)
+
+
+def test_a_baseline_where_most_images_were_unreadable_is_no_baseline(
+    compressed: Path, data: tuple, tmp_path: Path
+) -> None:
+    kept = check_folder(compressed, Thresholds(), evaluation=data, reference=ORIGINAL, accuracy=True).baseline
+    assert kept is not None
+    read = np.arange(60) % 6 != 0
+    partly = replace(kept.original, read=read)
+    replace(kept, original=partly).write(tmp_path / "baseline.json")
+    reference = replace(ORIGINAL, baseline=tmp_path / "baseline.json")
+    with pytest.raises(DataError, match="50 of 60 images could be read both now and for the baseline"):
+        check_folder(compressed, Thresholds(max_drop=50), evaluation=data, reference=reference)
+    allowed = check_folder(
+        compressed, Thresholds(max_drop=50), evaluation=data, reference=reference, max_bad=0.2
+    )
+    assert allowed.verdict.accuracy is not None
+    assert allowed.verdict.accuracy["n"] == 50
 
 
 def test_images_without_labels_have_no_accuracy(compressed: Path, data: tuple) -> None:
@@ -370,7 +392,7 @@ def test_top5_of_few_classes_is_refused(
         check_folder(
             folder,
             Thresholds(max_drop_top5=1),
-            evaluation=(images, torch.zeros(60, dtype=torch.int64)),
+            evaluation=(images, narrow(images).argmax(1)),
             reference=Reference(model=narrow),
         )
 
@@ -423,4 +445,12 @@ def test_a_pointer_of_git_lfs_is_named(folder: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     (folder / "model.safetensors").write_text(pointer)
     with pytest.raises(OutputError, match="git lfs pull"):
+        check_folder(folder, Thresholds(min_speedup=1.1), reference=ORIGINAL)
+
+
+def test_a_plan_that_contradicts_itself_is_refused(folder: Path, data: tuple) -> None:
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["input_size"] = [3, 8, 8]  # would count costs of smaller images than are run
+    (folder / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(OutputError, match="compress the network again"):
         check_folder(folder, Thresholds(min_speedup=1.1), reference=ORIGINAL)

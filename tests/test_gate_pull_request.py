@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pull_request
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real networks")]
+pytestmark = pytest.mark.slow
 
 
 def test_a_degrading_pull_request_fails_and_a_harmless_one_passes(tmp_path: Path) -> None:

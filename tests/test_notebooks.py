@@ -45,11 +45,10 @@ def pictures_of(notebook: NotebookNode) -> list[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("real networks")
+@pytest.mark.xdist_group("notebooks")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # jupyter's own
 @each
-def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, where it lacks ipywidgets
+def test_notebook_runs(path: Path) -> None:
     notebook = jupytext.read(path)
     NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
     assert all(cell.outputs for cell in code_cells(notebook)), "a cell shows nothing"

@@ -10,12 +10,14 @@ import torch
 from torch import nn
 
 from cnncompress.answers import answers_of
+from cnncompress.errors import DataError
 from cnncompress.events import Reporter
 from cnncompress.gate.baseline import Baseline
 from cnncompress.gate.outcomes import Outcomes
 from cnncompress.gate.paired_accuracy import paired_accuracy
 from cnncompress.gate.reference import Reference, original
 from cnncompress.image_source import ImageSource
+from cnncompress.originals import weights_described
 from cnncompress.plan import Plan
 
 
@@ -96,7 +98,10 @@ def accuracies(
 
     Returns:
         The accuracies.
-    """
+
+    Raises:
+        DataError: the network that is compared with is no better than guessing.
+    """  # noqa: DOC502  # raised by what is called
     source = run.source
     if kept is not None:  # before the work: the images may be others
         before = kept.outcomes(source, plan.preprocess, reference.against)
@@ -117,19 +122,56 @@ def accuracies(
             compressed=after,
         )
     paired = paired_accuracy(before, after)
+    _check_beyond_guessing(plan, compressed, paired)
     against = f"the {reference.against} network" + (f" ({weights})" if weights else "")
     if kept is not None:
         against += f" as {reference.baseline} has it"
     return Accuracies(
         paired=paired,
         against=against,
-        doubts=tuple(_doubts(plan, source, paired, before, after)),
+        doubts=(
+            *_doubts(source, paired, before, after),
+            *_doubts_of_weights(folder, reference, weights, from_baseline=kept is not None),
+        ),
         baseline=baseline,
     )
 
 
+def _check_beyond_guessing(plan: Plan, compressed: nn.Module, paired: Mapping[str, Any]) -> None:
+    """Refuse labels that don't fit, with which a network that got worse would even seem to gain."""
+    right, classes = paired["top1"]["before"], len(plan.categories)
+    if not classes:
+        like = next(compressed.parameters())
+        with torch.inference_mode():
+            classes = compressed(like.new_zeros((1, *plan.input_size))).shape[-1]
+    if right <= 100 / classes:
+        raise DataError(
+            f"the network that is compared with is right on {right:.1f} % of the images, no more than "
+            f"guessing among {classes} classes, so a drop would mean nothing: do the labels number the "
+            f"classes as {plan.network} does, and does plan.json prepare the images as it needs? name the "
+            "class folders by output number, or give --labels"
+        )
+
+
+def _doubts_of_weights(
+    folder: Path, reference: Reference, weights: str, *, from_baseline: bool
+) -> Iterator[str]:
+    """Whether the original is the one that was compressed."""
+    if reference.model is not None or reference.against != "original":
+        return
+    described = weights_described(folder)
+    chosen = reference.checkpoint is not None or reference.weights != "default"
+    if described and weights and weights != described:
+        yield f"{folder} was compressed from {described}, but is compared with {weights}"
+    if not described and not from_baseline and not chosen:
+        yield (
+            f"{folder} has no report.json that names the weights it was compressed from; it is compared with "
+            f"{weights}"
+        )
+
+
 def _doubts(
-    plan: Plan, source: ImageSource, paired: Mapping[str, Any], before: Outcomes, after: Outcomes
+    source: ImageSource, paired: Mapping[str, Any], before: Outcomes, after: Outcomes
 ) -> Iterator[str]:
     """What makes the accuracies less worth."""
     unread, was_unread = int((~after.read).sum()), int((~before.read).sum())
@@ -139,10 +181,4 @@ def _doubts(
             f"{max(unread, was_unread)} of {len(source)} images could not be read"
             + (f" ({names})" if names else "")
             + f"; {paired['n']} are compared"
-        )
-    guessed = 100 / len(plan.categories) if plan.categories else 0.0
-    if paired["top1"]["before"] <= guessed:
-        yield (
-            f"the network that is compared with is right on {paired['top1']['before']:.1f} % of the images, "
-            f"no more than guessing: do the labels number the classes as {plan.network} does?"
         )

@@ -1,6 +1,7 @@
 """The whole of ``cnncompress check``: measure a folder of results and hold it against thresholds."""
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from cnncompress.data import Source, open_source
 from cnncompress.default_data import default_data
 from cnncompress.devices import usable_device
 from cnncompress.environment import environment
-from cnncompress.errors import DataError
+from cnncompress.errors import DataError, OutputError
 from cnncompress.events import Note, Reporter, silent
 from cnncompress.gate.accuracies import Accuracies, Run, accuracies
 from cnncompress.gate.baseline import Baseline
@@ -95,6 +96,7 @@ def check_folder(
         layout = faster_layout(layers, plan.input_size)
         run = Run(source, usable_device(device), layout, batch_size, report)
         found = accuracies(folder, plan, compressed, reference, kept, run)
+        _check_most_compared(found.paired["n"], len(source), max_bad)
     paired = None if found is None else found.paired
     findings, coarse = judge(thresholds, accuracy=paired, macs=macs, size=size)
     warnings = (*(found.doubts if found is not None else ()), *coarse)
@@ -120,6 +122,11 @@ def _images(
     plan: Plan, evaluation: Source | None, labels: Path | None, max_bad: float, *, wanted: bool
 ) -> ImageSource | None:
     network = fed_as_planned(plan, nn.Identity())
+    if network.input_size != plan.input_size:
+        raise OutputError(
+            f"plan.json of {plan.network} prepares images of size {network.input_size} for an input of "
+            f"{plan.input_size}; compress the network again"
+        )
     if evaluation is None:
         if not wanted:
             return None
@@ -137,6 +144,15 @@ def _images(
         max_bad=max_bad,
         need_labels=True,
     )
+
+
+def _check_most_compared(compared: int, images: int, max_bad: float) -> None:
+    """A source refuses what it can't read itself; a baseline may have been made where more was unreadable."""
+    if images - compared > ceil(max_bad * images):
+        raise DataError(
+            f"{compared} of {images} images could be read both now and for the baseline, which is less than "
+            f"--max-bad {max_bad:g} allows; write the baseline anew where all images can be read"
+        )
 
 
 def _described(source: ImageSource | None) -> dict[str, Any] | None:

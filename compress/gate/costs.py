@@ -9,7 +9,7 @@ from torch import nn
 from cnncompress.errors import OutputError
 from cnncompress.inspect import inspect_layers
 from cnncompress.plan import Plan
-from cnncompress.zoo.costs import Cost, layer_costs
+from cnncompress.zoo.costs import Cost, layer_costs, total
 
 
 def counted_macs(plan: Plan, original: nn.Module, compressed: nn.Module) -> dict[str, Any]:
@@ -22,22 +22,27 @@ def counted_macs(plan: Plan, original: nn.Module, compressed: nn.Module) -> dict
 
     Returns:
         ``before``, ``after`` and ``speedup`` of what the run was asked to reduce, which ``counted`` names:
-        the convolutions, or all layers with ``include_linear``; and ``all_before`` and ``all_after``.
+        the convolutions, or linear layers too with ``include_linear``; and ``all_before`` and ``all_after``
+        of all that runs, as often as it does, transposed convolutions included.
     """
-    convolutions = {
-        layer.name for layer in inspect_layers(original, plan.input_size) if layer.kind == "conv2d"
-    }
     everything = bool(plan.options.get("include_linear"))
-    before, after = layer_costs(original, plan.input_size), layer_costs(compressed, plan.input_size)
-    kept = None if everything else convolutions
-    reduced = (_sum(before, kept), _sum(after, kept))
+    counted = [
+        layer for layer in inspect_layers(original, plan.input_size) if everything or layer.kind == "conv2d"
+    ]
+    replaced = {layer.name for layer in plan.layers if layer.method != "none"}
+    costs = layer_costs(compressed, plan.input_size)
+    before = sum(layer.macs for layer in counted)
+    # one that stays counts as it did for the run: once, though a network may run it several times
+    after = sum(
+        _in_place_of(layer.name, costs) if layer.name in replaced else layer.macs for layer in counted
+    )
     return {
         "counted": "convolutions and linear layers" if everything else "convolutions",
-        "before": reduced[0],
-        "after": reduced[1],
-        "speedup": reduced[0] / reduced[1] if reduced[1] else 1.0,
-        "all_before": _sum(before, None),
-        "all_after": _sum(after, None),
+        "before": before,
+        "after": after,
+        "speedup": before / after if after else 1.0,
+        "all_before": total(layer_costs(original, plan.input_size).values()).macs,
+        "all_after": total(costs.values()).macs,
     }
 
 
@@ -60,11 +65,6 @@ def stored_bytes(folder: Path) -> int:
         raise OutputError(f"{file}: can't be read: {error.strerror or error}") from None
 
 
-def _sum(costs: Mapping[str, Cost], layers: set[str] | None) -> int:
-    """Of the layers that have one of these names, or stand in the place of one; of all if None."""
-    return sum(cost.macs for name, cost in costs.items() if layers is None or _within(name, layers))
-
-
-def _within(name: str, layers: set[str]) -> bool:
-    parts = name.split(".")
-    return any(".".join(parts[:length]) in layers for length in range(1, len(parts) + 1))
+def _in_place_of(layer: str, costs: Mapping[str, Cost]) -> int:
+    """Of the layers that have this name or stand in its place."""
+    return sum(cost.macs for name, cost in costs.items() if name == layer or name.startswith(f"{layer}."))

@@ -73,5 +73,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # so that sums, and with them digits, repeat
-    os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"  # tqdm's, wherever it lacks ipywidgets
     main()
