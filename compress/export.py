@@ -209,6 +209,10 @@ def relative_difference(expected: Tensor, output: Tensor) -> float:
     """
     if expected.shape != output.shape:
         return float("inf")
+    if not expected.numel():
+        return 0.0
+    if expected.dtype == torch.bool:
+        expected, output = expected.int(), output.int()
     scale = max(float(expected.abs().max()), torch.finfo(torch.float32).tiny)
     difference = float((expected - output).abs().max()) / scale
     return difference if difference == difference else float("inf")  # noqa: PLR0124 - NaN

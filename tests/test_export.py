@@ -256,3 +256,11 @@ def test_environment_names_versions_and_machine() -> None:
     assert found["torch"] == torch.__version__.partition("+")[0] or found["torch"] == torch.__version__
     assert {"python", "cpu", "cores", "numpy", "onnxruntime", "cnncompress"} <= found.keys()
     json.dumps(found)
+
+
+def test_empty_and_boolean_outputs_can_be_compared() -> None:
+    nothing, mask = torch.zeros(0, 4), torch.tensor([True, False])
+    assert export.relative_difference(nothing, nothing) == 0
+    assert export.relative_difference(nothing, torch.zeros(1, 4)) == float("inf")
+    assert export.relative_difference(mask, mask) == 0
+    assert export.relative_difference(mask, ~mask) == 1

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 from torchvision import models as torchvision_models
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import StochasticDepth
@@ -448,6 +449,50 @@ class Foreign(nn.Module):
         return foreign(x)
 
 
+class Frozen(nn.Module):
+    """Learns nothing in its first layer, which no graph shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Without a gradient."""
+        with torch.no_grad():
+            x = self.conv(x)
+        return x * x
+
+
+class Chancy(nn.Module):
+    """Draws a number that a graph has once and for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rarely leaves the layer out while it trains."""
+        if self.training and torch.rand(()).item() < 1e-9:
+            return x
+        return self.conv(x)
+
+
+class Remembering(nn.Module):
+    """Replaces a buffer while it trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Without a trace in the output."""
+        y = self.conv(x)
+        if self.training:
+            self.seen = 0.9 * self.seen + 0.1 * y.detach().mean((0, 2, 3))
+        return y
+
+
 def foreign(x: Tensor) -> Tensor:
     return x * 2
 
@@ -462,6 +507,11 @@ fx.wrap("foreign")
         (Counting(), "differs by"),
         (Baked(), "fails at batch 3"),
         (Foreign(), "foreign, which plain torch lacks"),
+        (Frozen(), "in its gradients"),
+        (Chancy(), "random numbers in training mode"),
+        (Remembering(), "assigns to the buffer 'seen'"),
+        (parametrizations.spectral_norm(nn.Conv2d(3, 3, 1)), "can.t trace it"),
+        (nn.Conv2d(3, 3, 1).double(), "fails while it is written"),
     ],
 )
 def test_what_cannot_be_written_is_refused_in_one_line(model: nn.Module, reason: str, tmp_path: Path) -> None:
@@ -557,3 +607,25 @@ def test_the_text_has_no_idle_imports_and_no_unknown_names(model: nn.Module, tmp
     command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "F", str(file)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # our own file
     assert found.returncode == 0, found.stdout
+
+
+def test_dropout_of_maps_is_the_same_whatever_the_memory_format(written: Callable[..., ModuleType]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Dropout(0.1), nn.Conv2d(8, 4, 1))
+    assert "Dropout" in text_of(written(net.to(memory_format=torch.channels_last).eval()))
+
+
+class TrainsByHalves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.training and images.shape[0] > 4:
+            return self.layer(images) / 2
+        return self.layer(images)
+
+
+def test_what_trains_otherwise_for_some_images_is_refused(written: Callable[..., ModuleType]) -> None:
+    with pytest.raises(ExportError, match="trace"):
+        written(TrainsByHalves().eval())

@@ -28,9 +28,8 @@ def forward_lines(unit: Unit, reserved: frozenset[str]) -> list[str]:
         UnwritableError: an operation or a constant has no form in plain torch.
     """  # noqa: DOC502  # raised by what it calls
     names, lines = GraphWriter(unit.module, unit.evaluating, reserved).written()
-    if unit.training is not None:
-        _, others = GraphWriter(unit.module, unit.training, reserved).written()
-        lines = _merged(lines, others)
+    _, others = GraphWriter(unit.module, unit.training, reserved).written()
+    lines = _merged(lines, others)
     return [f"def forward(self, {', '.join(names)}):", *(f"    {line}" for line in lines)]
 
 
@@ -183,7 +182,7 @@ def named_tuples(unit: Unit) -> Iterator[type]:
         Their classes.
     """
     for graph in (unit.evaluating, unit.training):
-        for node in graph.nodes if graph is not None else ():
+        for node in graph.nodes:
             if isinstance(node.target, type) and hasattr(node.target, "_fields"):
                 yield node.target
 

@@ -20,13 +20,13 @@ class Unit:
         module: the module.
         inputs: names of what its forward needs.
         evaluating: graph of its forward in evaluation mode.
-        training: graph in training mode; None if that can't be traced.
+        training: graph in training mode.
     """
 
     module: nn.Module
     inputs: tuple[str, ...]
     evaluating: fx.Graph
-    training: fx.Graph | None
+    training: fx.Graph
 
 
 @dataclass
@@ -96,17 +96,26 @@ def _traced(module: nn.Module, units: Units, *, root: bool) -> Unit:
     if not inputs or (root and len(inputs) > 1):
         raise UnwritableError(f"its forward takes {len(inputs)} values, one is expected")
     module.eval()
-    evaluating = _Tracer(units, inputs).trace(module)
+    evaluating = _graph(module, units, inputs)
     if not root and not isinstance(_returned(evaluating), fx.Node):
         raise UnwritableError("it returns several values")
     try:
         module.train()
-        training = _Tracer(units, inputs).trace(module)
-    except Exception:  # evaluation is what counts; whether training differs is found by running both
-        training = None
+        training = _graph(module, units, inputs)
     finally:
         module.eval()
     return Unit(module, inputs, evaluating, training)
+
+
+def _graph(module: nn.Module, units: Units, inputs: tuple[str, ...]) -> fx.Graph:
+    before = [(part, name, buffer) for part in module.modules() for name, buffer in part._buffers.items()]
+    graph = _Tracer(units, inputs).trace(module)
+    replaced = [place for place in before if place[0]._buffers.get(place[1]) is not place[2]]
+    for part, name, buffer in replaced:
+        part._buffers[name] = buffer
+    if replaced:
+        raise UnwritableError(f"its forward assigns to the buffer {replaced[0][1]!r}, which no graph shows")
+    return graph
 
 
 def _needed(module: nn.Module) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """A generated file against the network it was generated from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -14,8 +14,10 @@ from typing_extensions import override
 
 from cnncompress.export import relative_difference
 from cnncompress.standalone.literals import UnwritableError
+from cnncompress.standalone.running import gradients, move, outputs
 
 TOLERANCE = 1e-5
+GRADIENT_TOLERANCE = 1e-3
 BATCHES = (1, 3)
 TRAINING_BATCH = 2
 LARGER = 32
@@ -32,7 +34,7 @@ def verify(model: nn.Module, file: Path, weights: Path, input_size: Sequence[int
         input_size: channels, height and width.
 
     Raises:
-        UnwritableError: the file fails, holds other tensors or gives other outputs.
+        UnwritableError: the file fails, holds other tensors, gives other outputs or learns otherwise.
     """
     try:
         again: nn.Module = imported(file).load(weights)
@@ -50,7 +52,12 @@ def verify(model: nn.Module, file: Path, weights: Path, input_size: Sequence[int
     larger = torch.randn(1, channels, height + LARGER, width + LARGER, generator=generator)
     _compare(model, again, larger, f"at {height + LARGER} x {width + LARGER} pixels", optional=True)
     images = torch.randn(TRAINING_BATCH, *input_size, generator=generator)
-    _compare(deepcopy(model).train(), again.train(), images, "in training mode", optional=True)
+    trained = deepcopy(model).train().requires_grad_(True)  # the file freezes nothing
+    trained.to(memory_format=torch.contiguous_format)  # as the file's; dropout draws in the order of memory
+    for network in (trained, again.train()):
+        move(network)
+    _compare(trained, again, images, "in training mode", optional=True)
+    _compare(trained, again, images, "in its gradients", optional=True, behaviour=gradients)
 
 
 def imported(file: Path) -> ModuleType:
@@ -77,46 +84,36 @@ class _Uncached(SourceFileLoader):
 
 
 def _compare(
-    model: nn.Module, again: nn.Module, images: Tensor, where: str, *, optional: bool = False
+    model: nn.Module,
+    again: nn.Module,
+    images: Tensor,
+    where: str,
+    *,
+    optional: bool = False,
+    behaviour: Callable[[nn.Module, Tensor], Mapping[str, Tensor]] = outputs,
 ) -> None:
-    """Equal outputs with equal random numbers; an optional comparison is left out where the network fails."""
+    """The same behaviour with equal random numbers; optional ones are left out where the network fails."""
     try:
-        expected = _run(model, images)
+        expected = behaviour(model, images)
     except Exception:
         if optional:
             return
         raise
     try:
-        found = _run(again, images)
+        found = behaviour(again, images)
     except Exception as error:
         raise UnwritableError(f"the generated file fails {where}: {_first_line(error)}") from error
-    if [name for name, _ in expected] != [name for name, _ in found]:
+    if expected.keys() != found.keys():
         raise UnwritableError(f"the generated file returns something else {where}")
-    pairs = ((value, other) for (_, value), (_, other) in zip(expected, found, strict=True))
-    difference = max((relative_difference(*pair) for pair in pairs), default=0.0)
-    if not difference <= TOLERANCE:
-        raise UnwritableError(
-            f"the generated file differs by {difference:.1e} of the largest output {where}, "
-            f"allowed is {TOLERANCE:.0e}"
-        )
-
-
-def _run(model: nn.Module, images: Tensor) -> list[tuple[str, Tensor]]:
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return list(_named_tensors(model(images.clone()), ""))
-
-
-def _named_tensors(output: Any, name: str) -> list[tuple[str, Tensor]]:
-    if isinstance(output, Tensor):
-        return [(name, output)]
-    if isinstance(output, Mapping):
-        parts = [(str(key), value) for key, value in output.items()]
-    elif isinstance(output, list | tuple):
-        parts = [(str(position), value) for position, value in enumerate(output)]
-    else:
-        return []
-    return [tensor for key, value in parts for tensor in _named_tensors(value, f"{name}/{key}")]
+    allowed = GRADIENT_TOLERANCE if behaviour is gradients else TOLERANCE
+    for name, value in expected.items():
+        equal = torch.equal(value, found[name])  # infinities, too
+        difference = 0.0 if equal else relative_difference(value, found[name])
+        if not difference <= allowed:
+            raise UnwritableError(
+                f"the generated file differs by {difference:.1e} of the largest {name} {where}, "
+                f"allowed is {allowed:.0e}"
+            )
 
 
 def _first_line(error: Exception) -> str:

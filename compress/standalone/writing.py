@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnncompress.errors import CompressError
 from cnncompress.export import ExportError, in_eval_on_cpu, replacing
 from cnncompress.standalone.literals import UnwritableError
 from cnncompress.standalone.source import model_source
@@ -28,8 +29,8 @@ def write_model_file(
     The file defines a class with the network's layers under their names, ``load``, ``preprocess``,
     ``CATEGORIES`` and ``INPUT_SIZE``, and classifies images when it is run. It is imported, loads the
     weights, and must give the network's outputs: several batch sizes, another image size where the network
-    takes it, and training mode with the same random numbers. A file that can't be written is an
-    `OutputError`.
+    takes it, and training mode with the same random numbers, buffers and gradients. A file that can't be
+    written is an `OutputError`.
 
     Args:
         model: in eval mode or not; never changed.
@@ -49,7 +50,6 @@ def write_model_file(
         "preprocess": preprocess,
         "categories": categories,
         "header": [repr(line)[1:-1] for line in header],
-        "classifies": _classifies(frozen, input_size, categories),
     }
     try:
         try:
@@ -61,10 +61,18 @@ def write_model_file(
 
 
 def _write(model: nn.Module, path: Path, weights: Path, texts: dict[str, Any], *, nested: bool) -> None:
-    source = model_source(model, **texts, nested=nested)
-    with replacing(path) as temporary:
-        temporary.write_text(source, encoding="utf-8")
-        verify(model, temporary, weights, texts["input_size"])
+    size = texts["input_size"]
+    try:
+        classifies = _classifies(model, size, texts["categories"])
+        source = model_source(model, **texts, classifies=classifies, nested=nested)
+        with replacing(path) as temporary:
+            temporary.write_text(source, encoding="utf-8")
+            verify(model, temporary, weights, size)
+    except (UnwritableError, CompressError, OSError):
+        raise
+    except Exception as error:  # the network's own code may raise anything, traced or run
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnwritableError(f"the network fails while it is written: {reason}") from error
 
 
 def _classifies(model: nn.Module, input_size: Sequence[int], categories: Sequence[str]) -> bool:
