@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cnncompress.cli import values
-from cnncompress.cli.completion import folders
+from cnncompress.cli.completion import folders, one_of
+from cnncompress.cli.names import DEVICES
+from cnncompress.cli.network_options import original_options
 from cnncompress.errors import CompressError
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
@@ -63,20 +65,14 @@ JSON, JUNIT = "check.json", "check.xml"
 @click.option(
     "--write-baseline", type=click.Path(path_type=Path), help="Keep what both networks answer in this file."
 )
+@original_options
 @click.option(
-    "--network",
-    "--model",
-    "network",
-    metavar="NAME",
-    help="The original network, where it is your own package.module:factory.",
+    "--device",
+    default="cpu",
+    show_default=True,
+    shell_complete=one_of(DEVICES),
+    help="Where the networks run, for example cuda.",
 )
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="The original's weights, where they were a file."
-)
-@click.option(
-    "--weights", default="default", help="The original's weights by name.  [default: as compressed]"
-)
-@click.option("--device", default="cpu", show_default=True, help="Where the networks run, for example cuda.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images at a time.")
 @click.option(
     "--max-bad",

@@ -10,7 +10,8 @@ from click.core import ParameterSource
 
 from cnncompress.cli import values
 from cnncompress.cli.completion import folders, one_of
-from cnncompress.cli.names import DEVICES, RECIPES, WEIGHTS, check_names
+from cnncompress.cli.names import DEVICES, RECIPES, check_names
+from cnncompress.cli.network_options import original_options
 from cnncompress.cli.processes import processes
 
 if TYPE_CHECKING:  # torch takes seconds, --help shall not
@@ -134,22 +135,7 @@ _ALWAYS = {"folder", "output", "resume", "as_json", "quiet"}
     show_default=True,
     help="Largest share of images that may be unreadable.",
 )
-@click.option(
-    "--network",
-    "--model",
-    "network",
-    metavar="NAME",
-    help="The original network, where it is your own package.module:factory.",
-)
-@click.option(
-    "--checkpoint", type=click.Path(path_type=Path), help="The original's weights, where they were a file."
-)
-@click.option(
-    "--weights",
-    default="default",
-    shell_complete=one_of(WEIGHTS),
-    help="The original's weights by name.  [default: as compressed]",
-)
+@original_options
 @click.option(
     "-o",
     "--output",

@@ -1,4 +1,4 @@
-"""Options that say which weights a network has and how it is fed, shared by several commands."""
+"""Options that say which network is meant, with which weights, and how it is fed."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,8 +49,30 @@ _OPTIONS = (
 )
 
 
+_ORIGINAL_OPTIONS = (
+    click.option(
+        "--network",
+        "--model",
+        "network",
+        metavar="NAME",
+        help="The original network, where it is your own package.module:factory.",
+    ),
+    click.option(
+        "--checkpoint",
+        type=click.Path(path_type=Path),
+        help="The original's weights, where they were a file.",
+    ),
+    click.option(
+        "--weights",
+        default="default",
+        shell_complete=one_of(WEIGHTS),
+        help="The original's weights by name.  [default: as compressed]",
+    ),
+)
+
+
 def network_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options to a command.
+    """Add the options of a network that is named first on the command line.
 
     Args:
         function: the command's function; it receives them by name.
@@ -59,6 +81,20 @@ def network_options(function: Callable[..., None]) -> Callable[..., None]:
         The function.
     """
     for decorate in reversed(_OPTIONS):
+        function = decorate(function)
+    return function
+
+
+def original_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that find the original of a folder of results.
+
+    Args:
+        function: the command's function; it receives ``network``, ``checkpoint`` and ``weights``.
+
+    Returns:
+        The function.
+    """
+    for decorate in reversed(_ORIGINAL_OPTIONS):
         function = decorate(function)
     return function
 
