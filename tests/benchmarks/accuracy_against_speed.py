@@ -59,7 +59,7 @@ def drawn(found: dict[str, Any]) -> str:
     with drawing(6.4, 3.4) as figure:
         axes = figure.subplots()
         axes.axhline(found["accuracy"], color=FAINT, linewidth=1.2, linestyle="--")
-        axes.text(1, found["accuracy"] + 0.5, f"original, {found['accuracy']:.1f} %", color=INK)
+        axes.text(1, found["accuracy"] + 2, f"original, {found['accuracy']:.1f} %", color=INK)
         for (method, label), color, marker in zip(METHODS.items(), COLORS, MARKERS, strict=True):
             line = [point for point in found["points"] if point["method"] == method]
             places = [point["speedup"] for point in line], [point["accuracy"] for point in line]
@@ -74,6 +74,7 @@ def drawn(found: dict[str, Any]) -> str:
                     fontsize=8,
                 )
         axes.set_xlim(left=1)
+        axes.set_ylim(0, 100)
         axes.set_xlabel("measured speedup, torch, one thread (beside the points: asked, in MACs)")
         axes.set_ylabel(f"top-1 of {found['images']} test images, %")
         figure.legend(loc="outside upper left", ncols=2)
