@@ -3,6 +3,7 @@
 import pickle
 import re
 from collections.abc import Mapping
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,17 @@ def require_finite(model: nn.Module, name: str) -> None:
                 f"{name}: {bad} of {value.numel()} values of {key} are NaN or infinite; "
                 "train it again or give another checkpoint"
             )
+
+
+def described_checkpoint(file: Path) -> str:
+    """A checkpoint as reports name it.
+
+    Args:
+        file: that was read.
+
+    Returns:
+        One line: files of the same name are told apart by the beginning of their digest.
+    """
+    with file.open("rb") as opened:
+        digest = file_digest(opened, "sha256").hexdigest()
+    return f"checkpoint {file.name} (sha256 {digest[:12]})"

@@ -23,7 +23,8 @@ def energy_curves(
     Returns:
         An ``<svg>`` element; an empty string where there is nothing to draw.
     """
-    curves = {name: points for name, points in energy.items() if len(points) > 1}
+    known = {name: [point for point in points if None not in point] for name, points in energy.items()}
+    curves = {name: points for name, points in known.items() if len(points) > 1}
     if not curves:
         return ""
     lines = {line["name"]: line for line in layers}

@@ -19,7 +19,14 @@ from torch import nn
 
 from cnncompress import timm_models, torchvision_models
 from cnncompress.backbones import build_backbone
-from cnncompress.checkpoints import classes_in, load_into, read_state_dict, require_finite, strip_prefixes
+from cnncompress.checkpoints import (
+    classes_in,
+    described_checkpoint,
+    load_into,
+    read_state_dict,
+    require_finite,
+    strip_prefixes,
+)
 from cnncompress.errors import ModelError, OptionError, unknown_name
 from cnncompress.events import Reporter, silent
 from cnncompress.family import Family
@@ -203,7 +210,7 @@ def _from_checkpoint(family: Family, name: str, file: Path) -> Network:
         model=model,
         preprocess=family.preprocess(name),
         source={"kind": family.kind, "name": name, "num_classes": classes},
-        weights=f"checkpoint {file.name}",
+        weights=described_checkpoint(file),
     )
 
 
@@ -215,7 +222,7 @@ def _from_factory(name: str, checkpoint: Path | None) -> Network:
     known: dict[str, Any] = {
         "name": name,
         "source": {"kind": "factory", "factory": name},
-        "weights": f"checkpoint {checkpoint.name}" if checkpoint else "the factory's own",
+        "weights": described_checkpoint(checkpoint) if checkpoint else "the factory's own",
     }
     if isinstance(made, Network):
         return replace(made, **known)

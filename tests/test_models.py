@@ -1,5 +1,6 @@
 """A name, weights and a checkpoint become a network; every mistake becomes one line."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cnncompress import backbones, timm_models, torchvision_models
-from cnncompress.checkpoints import read_state_dict, strip_prefixes
+from cnncompress.checkpoints import described_checkpoint, read_state_dict, strip_prefixes
 from cnncompress.errors import CompressError, ModelError, NumericsError, OptionError
 from cnncompress.models import available_models, load_network, override, rebuild
 from cnncompress.network import IMAGENET_MEAN, Preprocess
@@ -75,7 +76,7 @@ def test_a_checkpoint_comes_back_with_its_class_count(small: nn.Module, tmp_path
     assert not network.model.training
     assert network.model(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
     assert network.source == {"kind": "torchvision", "name": SMALL, "num_classes": 5}
-    assert network.weights == f"checkpoint best{suffix}"
+    assert re.fullmatch(rf"checkpoint best\{suffix} \(sha256 [0-9a-f]{{12}}\)", network.weights)
     assert network.features == "features"
 
 
@@ -318,7 +319,7 @@ def test_a_factory_may_say_how_its_input_is_prepared(factories: str, tmp_path: P
     assert network.source == {"kind": "factory", "factory": f"{factories}:prepared"}
     file = save(network.model.state_dict(), tmp_path / "own.safetensors")
     loaded = load_network(f"{factories}:prepared", checkpoint=file)
-    assert loaded.weights == "checkpoint own.safetensors"
+    assert loaded.weights.startswith("checkpoint own.safetensors (sha256 ")
     assert_same_weights(loaded.model, network.model)
 
 
@@ -412,3 +413,13 @@ def test_timm_networks(tmp_path: Path, offline: Path, monkeypatch: pytest.Monkey
         rebuild({"kind": "timm", "name": "hf-hub:someone/something"})
     with pytest.raises(ModelError, match=r"timm:resnet10t: its weights can't be downloaded.*--weights none"):
         load_network("timm:resnet10t")
+
+
+def test_checkpoints_of_one_name_are_told_apart_by_their_content(tmp_path: Path) -> None:
+    files = [tmp_path / folder / "best.pt" for folder in ("one", "same", "other")]
+    for file, content in zip(files, (b"weights", b"weights", b"others"), strict=True):
+        file.parent.mkdir()
+        file.write_bytes(content)
+    one, same, other = map(described_checkpoint, files)
+    assert one == same != other
+    assert other.startswith("checkpoint best.pt (sha256 ")

@@ -516,6 +516,7 @@ def test_chosen_rank_is_the_one_the_energy_belongs_to(report: dict[str, Any]) ->
 
 def test_figures_without_data_are_empty() -> None:
     assert energy_curves({}, []) == ""
+    assert energy_curves({"a": [[1, None], [2, None]]}, [layer("a")]) == ""  # NaN, once written
     assert error_curves([layer("a", errors={}, error_heldout=None)]) == ""
     assert cost_bars([]) == ""
 
