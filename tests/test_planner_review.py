@@ -128,13 +128,13 @@ class Named(nn.Module):
         super().__init__()
         self.inner = inner
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        return {"scores": self.inner(images)}
+    def forward(self, images: Tensor) -> dict[str, object]:
+        return {"scores": self.inner(images), "count": len(images)}
 
 
 def test_an_output_that_is_no_tensor_is_one_line(net: nn.Module, images: Tensor) -> None:
     source = open_source(images, preprocess=None, limit=10, seed=0)
-    with pytest.raises(ModelError, match="dict"):
+    with pytest.raises(ModelError, match="int"):
         compare(Named(net), Named(net), source)
 
 

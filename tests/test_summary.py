@@ -26,7 +26,9 @@ def arguments() -> dict[str, Any]:
     return {
         "network": SimpleNamespace(name="tiny", weights="", notes=()),
         "asked": 2.0,
-        "plan": SimpleNamespace(layers=(left, left), options={"speedup": 2.0, "include_linear": False}),
+        "plan": SimpleNamespace(
+            layers=(left, left), options={"speedup": 2.0, "include_linear": False}, preprocess={}
+        ),
         "layers": layers,
         "original": model,
         "compressed": model,
