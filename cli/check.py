@@ -175,12 +175,9 @@ def _measured(given: Mapping[str, Any], thresholds: "Thresholds") -> "Verdict":
     from cnncompress.cli.progress import Progress
     from cnncompress.errors import OptionError
     from cnncompress.events import Note
-    from cnncompress.gate import Verdict
+    from cnncompress.gate.verdict import not_measured
     from cnncompress.text_file import check_file
 
-    unknown = Verdict(
-        network=given["out"].name or str(given["out"]), folder=str(given["out"]), gate=thresholds.gate
-    )
     try:
         with Progress(quiet=given["quiet"]) as report:
             for file in _files(given):
@@ -193,10 +190,11 @@ def _measured(given: Mapping[str, Any], thresholds: "Thresholds") -> "Verdict":
     except OptionError:
         raise  # the command line is at fault, which is code 2
     except CompressError as error:
-        return unknown.failed(" ".join(str(error).split()))
+        reason = " ".join(str(error).split())
     except (Exception, SystemExit) as error:  # the user's own code may exit, with 1 for example
         traceback.print_exc()
-        return unknown.failed(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return not_measured(given["out"], reason, gate=thresholds.gate)
 
 
 def _files(given: Mapping[str, Any]) -> list[Path]:

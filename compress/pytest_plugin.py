@@ -141,7 +141,7 @@ class CompressionGate:
         from cnncompress.errors import CompressError
         from cnncompress.gate.check import check_folder
         from cnncompress.gate.reference import Reference
-        from cnncompress.gate.verdict import Verdict
+        from cnncompress.gate.verdict import not_measured
 
         thresholds = _thresholds(
             max_drop=max_drop,
@@ -169,12 +169,7 @@ class CompressionGate:
                 max_bad=max_bad,
             ).verdict
         except CompressError as error:
-            verdict = Verdict(
-                network=Path(folder).name or str(folder),
-                folder=str(folder),
-                gate=thresholds.gate,
-                error=str(error),
-            )
+            verdict = not_measured(Path(folder), str(error), gate=thresholds.gate)
         self._tell(verdict)
         return verdict
 

@@ -138,6 +138,15 @@ def test_what_cannot_be_measured_is_code_3_and_leaves_its_files(out: Path) -> No
     assert junit(out).get("errors") == "1"
 
 
+def test_an_error_goes_by_the_networks_name_as_a_verdict_does(out: Path) -> None:
+    check("--eval", "nowhere", "--max-drop", "1", "-q")
+    names = [next(junit(out).iter("testcase")).get("classname")]
+    check("--eval", "val.npz", "--max-drop", "50", "-q")
+    names.append(next(junit(out).iter("testcase")).get("classname"))
+    assert names[0] == names[1]
+    assert FACTORY in str(names[0])
+
+
 def test_a_missing_folder_is_code_3_and_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert check("--min-speedup", "2").exit_code == 3

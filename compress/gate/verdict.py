@@ -1,7 +1,9 @@
 """What a check found: the content of check.json (schema 1)."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 SCHEMA = 1
@@ -104,3 +106,21 @@ class Verdict:
             JSON-able values.
         """
         return {"schema": SCHEMA, "status": self.status, **asdict(self)}
+
+
+def not_measured(folder: Path, error: str, *, gate: str) -> Verdict:
+    """A verdict on a network that could not be measured.
+
+    Args:
+        folder: that was to be checked; it need not exist.
+        error: why not, one line.
+        gate: what of a drop would have been judged.
+
+    Returns:
+        The verdict, under the network's name where the folder tells it.
+    """
+    try:
+        network = str(json.loads((folder / "plan.json").read_text(encoding="utf-8"))["network"])
+    except (OSError, ValueError, KeyError, TypeError):
+        network = folder.resolve().name or str(folder)
+    return Verdict(network=network, folder=str(folder), gate=gate, error=error)
