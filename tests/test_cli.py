@@ -585,7 +585,7 @@ def test_bench_asks_for_the_users_own_factory(monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.mark.parametrize("module", ["cnncompress", "cnncompress.cli"])
 def test_runs_as_a_module(module: str) -> None:
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(  # noqa: S603  # ourselves
         [sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True
     )
     assert re.fullmatch(r"cnncompress \d+\.\d+\.\d+\s*", done.stdout)

@@ -143,7 +143,7 @@ def test_nothing_heavy_is_loaded_to_complete() -> None:
         "heavy = ('torch', 'torchvision', 'numpy', 'matplotlib', 'rich', 'onnxruntime', 'sklearn')\n"
         "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603  # ourselves
     assert done.stdout.strip() == "[]"
 
 
@@ -177,7 +177,7 @@ def test_bash_completes_for_real(tmp_path: Path) -> None:
     program.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     assert BASH is not None
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(  # noqa: S603  # ourselves
         [BASH, "--norc", "-c", INTERACTIVE], capture_output=True, text=True, check=True, env=environment
     )
     registered, *replies = done.stdout.splitlines()

@@ -142,7 +142,7 @@ class GraphWriter:
             return str(node.args[1])
         if node.target is operator.getitem:
             index = str(node.args[1]).replace("-", "last")
-            return f"{self._hint(node.args[0], expression)}_{index}"  # type: ignore[arg-type]
+            return f"{self._hint(node.args[0], expression)}_{index}"  # type: ignore[arg-type]  # an item is of a node
         if expression.steps > 1 or (not others and first.op == "call_module"):
             return "out"
         if node.op == "call_module":

@@ -24,7 +24,7 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """
     with _seeded(), torch.no_grad():
         found = dict(_named_tensors(model(images.clone()), "output"))
-        following = [float(torch.rand(())), random.random(), float(np.random.random())]  # noqa: NPY002, S311
+        following = [float(torch.rand(())), random.random(), float(np.random.random())]  # noqa: NPY002, S311  # as networks draw
     if model.training:
         found |= {f"buffer {name}": buffer.clone() for name, buffer in model.named_buffers()}
     return {**found, "random numbers": torch.tensor(following, dtype=torch.float64)}
@@ -49,7 +49,7 @@ def gradients(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         parameter.grad = None
 
     handles = [
-        parameter.register_post_accumulate_grad_hook(partial(note, name))  # type: ignore[no-untyped-call]
+        parameter.register_post_accumulate_grad_hook(partial(note, name))  # type: ignore[no-untyped-call]  # torch has no types there
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     ]
@@ -58,7 +58,7 @@ def gradients(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
             tensors = [tensor for _, tensor in _named_tensors(model(images.clone()), "output")]
             losses = [tensor.square().mean() for tensor in tensors if tensor.requires_grad]
             if losses:
-                torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+                torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]  # torch has no types there
     finally:
         for handle in handles:
             handle.remove()
@@ -81,7 +81,7 @@ def move(model: nn.Module) -> None:
 @contextmanager
 def _seeded() -> Iterator[None]:
     """The same random numbers each time, and afterwards those that would have come."""
-    kept, kept_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    kept, kept_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  # networks draw from the global one
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -90,7 +90,7 @@ def _seeded() -> Iterator[None]:
             yield
     finally:
         random.setstate(kept)
-        np.random.set_state(kept_by_numpy)  # noqa: NPY002
+        np.random.set_state(kept_by_numpy)  # noqa: NPY002  # networks draw from the global one
 
 
 def _named_tensors(output: Any, name: str) -> list[tuple[str, Tensor]]:

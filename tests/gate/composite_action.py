@@ -126,7 +126,7 @@ def _run_step(
         script.write(_filled(step["run"], values))
         script.flush()
         return subprocess.run(  # noqa: S603  # the action's own steps
-            ["bash", "--noprofile", "--norc", "-eo", "pipefail", script.name],  # noqa: S607
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", script.name],  # noqa: S607  # the shell that GitHub names
             cwd=workspace,
             env={
                 **os.environ,
