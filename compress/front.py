@@ -1,7 +1,6 @@
 """Several networks of one run side by side: ``front.json`` and ``front.html``."""
 
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cnncompress.errors import OutputError
 from cnncompress.front_figure import front_curve
 from cnncompress.output import strict_json
 from cnncompress.page import page_templates
+from cnncompress.text_file import write_text
 
 SCHEMA = 1
 
@@ -152,36 +151,20 @@ def render_front(front: Mapping[str, Any]) -> str:
 def write_front(folder: Path, network: str, points: Sequence[Point]) -> None:
     """Write ``front.json`` and ``front.html``; each takes its predecessor's place whole.
 
+    Where they can't be written it is an `OutputError`.
+
     Args:
         folder: created where it is missing.
         network: its name.
         points: in the order they were asked for.
-
-    Raises:
-        OutputError: the folder can't be written.
     """
     front = front_json(network, points)
     texts = {
         "front.html": render_front(front),
         "front.json": json.dumps(front, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            _replace(folder / name, text)
-    except OSError as error:
-        raise OutputError(
-            f"{folder}: can't write the front ({error.strerror or error}); choose another output folder"
-        ) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
 
 
 def _setting(point: Mapping[str, Any]) -> dict[str, Any]:
